@@ -1,0 +1,1 @@
+"""The drivers of Bananas, one folder a broker; found through entry points."""
