@@ -69,7 +69,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     payload: msgspec.Raw
     """A JSON object of named arguments; a base64 JSON string when ``encoding`` is not empty."""
     created_at: Instant
-    gen: Annotated[int, msgspec.Meta(ge=1)] = 1
+    gen: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)] = 1
     put: bool = False
     routing_key: RoutingKey = "default"
     priority: Annotated[int, msgspec.Meta(ge=0, le=100)] = 50
@@ -94,7 +94,8 @@ FIELDS: Final = frozenset(Message.__struct_fields__)
 _decoder = msgspec.json.Decoder(Message)
 _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encoder = msgspec.json.Encoder()
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive and closing at the end of input too, so that a crafted message costs linear time.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 def check_name(kind: str, value: str) -> str:

@@ -1,0 +1,187 @@
+"""A record as a row: scalars in columns, the rest in one small blob."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from bananas_core.job import (
+    AttemptInfo,
+    Cancel,
+    ErrorInfo,
+    Held,
+    Job,
+    JobState,
+    Progress,
+)
+
+STATES: Final = (
+    JobState.WAITING,
+    JobState.SCHEDULED,
+    JobState.PENDING,
+    JobState.PROCESSING,
+    JobState.COMPLETED,
+    JobState.FAILED,
+    JobState.CANCELLED,
+    JobState.QUARANTINED,
+)
+"""Numbered as stored; the partial indexes of the schema know these numbers."""
+NUMBERS: Final = {state: number for number, state in enumerate(STATES)}
+
+_FIXED: Final = (
+    "seq ns id name routing_key created_at max_attempts queue_timeout is_foreign keep_until"
+).split()
+_CHANGING: Final = (
+    "state priority head rank ord gen fence failures deaths worker changed_at pending_at "
+    "started_at finished_at run_at expires_at start_by guard_at guard_hold due_at detail"
+).split()
+
+INSERT: Final = (
+    f"INSERT INTO jobs ({', '.join(_FIXED + _CHANGING)}) "
+    f"VALUES ({', '.join('?' * len(_FIXED + _CHANGING))})"
+)
+UPDATE: Final = f"UPDATE jobs SET {' = ?, '.join(_CHANGING)} = ? WHERE seq = ?"
+COLUMNS: Final = ", ".join(
+    f"jobs.{name}" for name in (_FIXED + _CHANGING) if name not in ("ns", "rank", "due_at")
+)
+"""What ``job`` takes, before the message."""
+
+
+class Detail(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    rename={
+        "attempts": "a",
+        "result": "r",
+        "error": "e",
+        "progress": "p",
+        "held": "h",
+        "cancel": "c",
+        "tags": "t",
+    },
+):
+    """What only some records have; NULL when there is none of it."""
+
+    attempts: tuple[AttemptInfo, ...] = ()
+    result: bytes | None = None
+    error: ErrorInfo | None = None
+    progress: Progress | None = None
+    held: Held | None = None
+    cancel: Cancel | None = None
+    tags: tuple[str, ...] = ()
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Detail).decode
+_NOTHING: Final = _encode(Detail())
+
+
+def rank(priority: int, head: bool) -> int:
+    """What pending rows are sorted by, before their ``ord``."""
+    return (100 - priority) * 2 + (not head)
+
+
+def changing(job: Job, order: int) -> tuple[Any, ...]:
+    """Values of the columns that change, for ``UPDATE`` (followed by seq) and ``INSERT``."""
+    head = job.head
+    detail = _encode(
+        Detail(
+            attempts=job.attempts,
+            result=job.result,
+            error=job.error,
+            progress=job.progress,
+            held=job.held,
+            cancel=job.cancel,
+            tags=job.tags,
+        )
+    )
+    return (
+        NUMBERS[job.state],
+        job.priority,
+        head,
+        (100 - job.priority) * 2 + (not head),
+        order,
+        job.gen,
+        job.fence,
+        job.failures,
+        job.deaths,
+        job.worker,
+        job.changed_at,
+        job.pending_at,
+        job.started_at,
+        job.finished_at,
+        job.run_at,
+        job.expires_at,
+        job.start_by,
+        job.guard_at,
+        job.guard_hold,
+        job.due_at,
+        None if detail == _NOTHING else detail,
+    )
+
+
+def fixed(job: Job, seq: int, ns: int) -> tuple[Any, ...]:
+    """Values of the columns that never change, in front of ``changing`` for ``INSERT``."""
+    return (
+        seq,
+        ns,
+        job.id,
+        job.name,
+        job.routing_key,
+        job.created_at,
+        job.max_attempts,
+        job.queue_timeout,
+        job.foreign,
+        job.keep_until,
+    )
+
+
+def job(row: tuple[Any, ...], message: bytes = b"") -> Job:
+    """The record of a row of ``COLUMNS``."""
+    raw = row[27]
+    detail = _EMPTY if raw is None else _decode(raw)
+    return Job(
+        id=row[1],
+        name=row[2],
+        routing_key=row[3],
+        created_at=row[4],
+        max_attempts=row[5],
+        queue_timeout=row[6],
+        foreign=bool(row[7]),
+        keep_until=row[8],
+        state=STATES[row[9]],
+        priority=row[10],
+        head=bool(row[11]),
+        gen=row[13],
+        fence=row[14],
+        failures=row[15],
+        deaths=row[16],
+        worker=row[17],
+        changed_at=row[18],
+        pending_at=row[19],
+        started_at=row[20],
+        finished_at=row[21],
+        run_at=row[22],
+        expires_at=row[23],
+        start_by=row[24],
+        guard_at=row[25],
+        guard_hold=row[26],
+        message=message,
+        attempts=detail.attempts,
+        result=detail.result,
+        error=detail.error,
+        progress=detail.progress,
+        held=detail.held,
+        cancel=detail.cancel,
+        tags=detail.tags,
+    )
+
+
+SEQ: Final = 0
+ORD: Final = 12
+MESSAGE: Final = 28
+"""Where these stand in a row of ``COLUMNS``; the message, if selected, comes last."""
+_EMPTY: Final = Detail()

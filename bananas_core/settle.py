@@ -1,0 +1,139 @@
+"""From a job's end to the ledger: outcomes are finished in batches, and what became ready is sent.
+
+Nobody in a job's path waits for the reply. A batch whose outcome is unknown is repeated until the
+ledger answers: ``finish`` gives the first answer then (L24), and the claims stay renewed meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from bananas_core.errors import BananasError, ResultBackendError, TransportError
+from bananas_core.job import FinishAnswer, Outcome, Ready, Settled
+from bananas_core.pair import Pair
+from bananas_core.renew import ClaimKey
+from bananas_core.transport import Outgoing
+
+log = logging.getLogger("bananas.settle")
+
+MOST: Final = 500
+"""Outcomes in one ``finish``."""
+IN_FLIGHT: Final = 2
+
+
+class Sender:
+    """Sends the messages of pending jobs with confirmation, and remembers what to settle."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self._settled: list[Settled] = []
+
+    async def send(self, ready: Sequence[Ready]) -> None:
+        """What can't be sent now is sent again by ``due`` when its guard fires."""
+        if not ready or self._pair.fused:
+            return
+        messages = [
+            Outgoing(body=r.message, queue=r.routing_key, priority=r.priority, head=r.head)
+            for r in ready
+        ]
+        try:
+            answers = await self._pair.transport.send(messages)
+        except TransportError as error:
+            log.warning("%d messages were not sent and will be later: %s", len(ready), error)
+            return
+        for item, refused in zip(ready, answers, strict=True):
+            if refused is None:
+                self._settled.append(Settled(id=item.id, gen=item.gen))
+            else:
+                log.error("job %s can't be sent: %s", item.id, refused)
+
+    def take(self) -> list[Settled]:
+        """Confirmed sends whose guards are still to be cleared."""
+        taken, self._settled = self._settled, []
+        return taken
+
+    def give_back(self, settled: Sequence[Settled]) -> None:
+        """The ledger could not be told; try again with the next batch."""
+        self._settled.extend(settled)
+
+
+class Settler:
+    """Collects outcomes and finishes them, a batch at a time, at most two in flight."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        sender: Sender,
+        drop: Callable[[list[ClaimKey]], None],
+        *,
+        done: Callable[[int], None],
+    ) -> None:
+        self._pair = pair
+        self._sender = sender
+        self._drop = drop
+        self._done = done
+        self._outcomes: list[Outcome] = []
+        self._flights: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def add(self, outcome: Outcome) -> None:
+        """Take an outcome; it is on its way after this turn of the loop."""
+        self._outcomes.append(outcome)
+        self._idle.clear()
+        if not self._scheduled and len(self._flights) < IN_FLIGHT:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._launch)
+
+    async def flush(self) -> None:
+        """Wait until every outcome taken so far is in the ledger."""
+        await self._idle.wait()
+
+    async def abandon(self) -> None:
+        """Drop what is in flight: its claims lapse and the jobs run again."""
+        flights = list(self._flights)
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+
+    def _launch(self) -> None:
+        self._scheduled = False
+        while self._outcomes and len(self._flights) < IN_FLIGHT:
+            batch, self._outcomes = self._outcomes[:MOST], self._outcomes[MOST:]
+            flight = asyncio.get_running_loop().create_task(self._finish(batch))
+            self._flights.add(flight)
+            flight.add_done_callback(self._landed)
+        if not self._outcomes and not self._flights:
+            self._idle.set()
+
+    def _landed(self, flight: asyncio.Task[None]) -> None:
+        self._flights.discard(flight)
+        if not flight.cancelled() and (error := flight.exception()) is not None:
+            log.error("a batch of outcomes was dropped, its jobs will run again", exc_info=error)
+        self._launch()
+
+    async def _finish(self, batch: list[Outcome]) -> None:
+        answers, ready = await self._record(batch)
+        for answer in answers:
+            if not answer.accepted:
+                log.warning("the outcome of job %s was refused: its claim was lost", answer.id)
+        self._drop([(outcome.id, outcome.fence) for outcome in batch])
+        self._done(len(batch))
+        try:
+            await self._sender.send(ready)
+        except BananasError as error:
+            log.warning("released jobs will be sent later: %s", error)
+
+    async def _record(self, batch: list[Outcome]) -> tuple[list[FinishAnswer], list[Ready]]:
+        wait = 0.05
+        while True:
+            try:
+                return await self._pair.backend.finish(batch)
+            except ResultBackendError as error:
+                log.warning("%d outcomes are not recorded yet: %s", len(batch), error)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, 1.0)

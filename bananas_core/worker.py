@@ -1,0 +1,375 @@
+"""A worker: puts the duties together and sees to a clean start and end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
+
+from bananas_core.backlog import Backlog
+from bananas_core.clock import Clock, SystemClock
+from bananas_core.due import DueLoop, PauseWatch
+from bananas_core.errors import ConfigurationError, ResultBackendError
+from bananas_core.fetch import Fetcher
+from bananas_core.job import Claim, Outcome, OutcomeKind, RenewAnswer, Retention, Session
+from bananas_core.message import DEFAULT_LIMITS
+from bananas_core.pair import Pair
+from bananas_core.renew import SAFE_AGE, ClaimKey, Keeper
+from bananas_core.report import Reporter
+from bananas_core.running import Executor, Isolation
+from bananas_core.settle import Sender, Settler
+from bananas_core.threads import ThreadPool
+
+if TYPE_CHECKING:
+    from bananas_core.app import Bananas
+
+log = logging.getLogger("bananas.worker")
+
+SWEEP: Final = 0.05
+"""Seconds between two looks at all running jobs."""
+CHECK_EVERY: Final = 20
+"""Sweeps between two looks at the process itself."""
+STOP_MARGIN: Final = 1.5
+"""Seconds after the grace time for cancelled bodies to end and for the last outcomes."""
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How one worker process works. Durations in seconds, memory in MiB."""
+
+    name: str = "worker"
+    routing_keys: tuple[str, ...] = ("default",)
+    concurrency: int = 16
+    grace: float = 30.0
+    pool: Literal["thread", "process"] = "thread"
+    max_jobs: int | None = None
+    max_memory: int | None = None
+    retention: Retention = Retention()
+
+
+class StopReason(StrEnum):
+    """Why ``run`` returned."""
+
+    STOPPED = "stopped"
+    RECYCLE = "recycle"
+    """``max_jobs`` or ``max_memory`` reached, or a thread that can't be stopped: start anew."""
+    ABORTED = "aborted"
+    """Told to stop twice."""
+
+
+def new_session(options: WorkerOptions, clock: Clock, tasks: Sequence[str] = ()) -> Session:
+    """A session whose id nobody had before, also with equal host names and recycled pids."""
+    host, pid = socket.gethostname(), os.getpid()
+    return Session(
+        id=f"{host}-{pid}-{secrets.token_hex(6)}",
+        name=options.name,
+        host=host,
+        pid=pid,
+        started_at=clock.now(),
+        routing_keys=options.routing_keys,
+        tasks=tuple(sorted(tasks)),
+        slots=options.concurrency,
+        free=options.concurrency,
+    )
+
+
+class Worker:
+    """One worker on the running event loop.
+
+    The app must be open. ``run`` returns after a graceful stop; cancelling it stops at once,
+    like a crash: claims lapse or are ended by the supervisor.
+    """
+
+    def __init__(
+        self,
+        app: Bananas,
+        options: WorkerOptions,
+        *,
+        keeper: Keeper,
+        isolation: Isolation | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        on_ready: Callable[[], None] | None = None,
+        memory: Callable[[], float] | None = None,
+        session: Session | None = None,
+        sweep_every: float = SWEEP,
+    ) -> None:
+        if options.concurrency < 1:
+            raise ConfigurationError("concurrency must be at least 1")
+        if not options.routing_keys:
+            raise ConfigurationError("a worker needs at least one routing key")
+        if options.pool == "process" and isolation is None:
+            raise ConfigurationError("pool=process needs a worker started by `bananas worker`")
+        self.app = app
+        self.options = options
+        self.clock = clock or SystemClock()
+        self.session = session or new_session(options, self.clock, tuple(app.tasks))
+        self.done = 0
+        self._rng = rng or random.Random()
+        self._keeper = keeper
+        self._isolation = isolation
+        self._on_ready = on_ready
+        self._memory = memory
+        self._sweep_every = sweep_every
+        self._stop = asyncio.Event()
+        self._abort = asyncio.Event()
+        self._recycle = False
+        self._duties: set[asyncio.Task[None]] = set()
+        if app.pair is None:
+            raise ConfigurationError("open the app before making a worker: async with app: …")
+        self._pair = app.pair
+        self._build(app.pair)
+
+    def stop(self) -> None:
+        """Finish what runs within the grace time, hand the rest back. Again: stop at once."""
+        if self._stop.is_set():
+            self._abort.set()
+        self._stop.set()
+
+    async def run(self) -> StopReason:
+        """Work until stopped.
+
+        Raises:
+            BananasError: broker or ledger can't be reached at the start.
+        """
+        try:
+            await self._start()
+            await self._wait_for_stop()
+            await self._end()
+        finally:
+            await self._cancel_duties()
+            self._threads.close()
+        if self._abort.is_set():
+            return StopReason.ABORTED
+        return StopReason.RECYCLE if self._recycle else StopReason.STOPPED
+
+    def _build(self, pair: Pair) -> None:
+        options = self.options
+        self._backlog = Backlog(options.concurrency)
+        self._threads = ThreadPool(options.concurrency)
+        self._sender = Sender(pair)
+        self._settler = Settler(pair, self._sender, self._keeper.drop, done=self._finished)
+        self._reporter = Reporter(pair, self.session, self.clock, self._heard)
+        self._executor = Executor(
+            self.app,
+            self._keeper,
+            self._reporter,
+            settle=self._settler.add,
+            ended=self._ended,
+            threads=self._threads,
+            isolation=self._isolation,
+            processes=options.pool == "process",
+            clock=self.clock,
+            rng=self._rng,
+        )
+        self._fetcher = Fetcher(
+            pair,
+            self.session.id,
+            options.routing_keys,
+            capacity=self._capacity,
+            intake=self._intake,
+            limits=DEFAULT_LIMITS,
+        )
+        self._due = DueLoop(
+            pair,
+            self._sender,
+            options.routing_keys,
+            clock=self.clock,
+            rng=self._rng,
+            retention=options.retention,
+        )
+        self._pauses = PauseWatch(pair, self._fetcher.pause)
+
+    async def _start(self) -> None:
+        await self._pair.transport.declare(self.options.routing_keys)
+        await self._keeper.start(self.session)
+        await self._pauses.once()
+        if self.app.plugins.has("worker_started"):
+            await self.app.plugins.worker_started(self.session)
+        self._fetching = self._spawn(self._fetcher.run())
+        for duty in (self._due.run(), self._pauses.run(), self._reporter.run(), self._sweep()):
+            self._spawn(duty)
+        if self._on_ready is not None:
+            self._on_ready()
+
+    async def _wait_for_stop(self) -> None:
+        stop = asyncio.get_running_loop().create_task(self._stop.wait())
+        try:
+            await asyncio.wait({stop, *self._duties}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+        for duty in self._duties:
+            if duty.done() and not duty.cancelled() and (error := duty.exception()) is not None:
+                raise error
+
+    async def due_once(self) -> None:
+        """One round of the due duty, now."""
+        await self._due.once()
+
+    async def _end(self) -> None:
+        """Graceful: no new claims, the backlog back, the rest within the grace time."""
+        self._fetching.cancel()
+        await asyncio.gather(self._fetching, return_exceptions=True)
+        for claim in self._backlog.clear():
+            self._hand_back(claim)
+        if not self._abort.is_set():
+            await self._wait_for_jobs(self.options.grace)
+        self._executor.stop_all()
+        await self._wait_for_jobs(STOP_MARGIN, abort=False)
+        self._executor.give_up()
+        try:
+            async with asyncio.timeout(STOP_MARGIN):
+                await self._settler.flush()
+                settled = self._sender.take()
+                if settled:
+                    await self._pair.backend.put([], settled=settled)
+                if self.app.plugins.has("worker_stopping"):
+                    await self.app.plugins.worker_stopping(self.session)
+                await self._keeper.stop()
+        except (TimeoutError, ResultBackendError) as error:
+            log.warning("the session was not ended, its claims will lapse: %s", error)
+
+    async def _wait_for_jobs(self, seconds: float, *, abort: bool = True) -> None:
+        end = self.clock.monotonic() + seconds
+        while self._executor.running and self.clock.monotonic() < end:
+            if abort and self._abort.is_set():
+                return
+            await asyncio.sleep(0.02)
+
+    async def _cancel_duties(self) -> None:
+        running = [job.task for job in self._executor.running.values() if job.task is not None]
+        for task in (*self._duties, *running):
+            task.cancel()
+        await self._settler.abandon()
+        await asyncio.gather(*self._duties, return_exceptions=True)
+
+    def _spawn(self, duty: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(duty)
+        self._duties.add(task)
+        return task
+
+    def _capacity(self) -> int:
+        if self._stop.is_set() or not self._safe():
+            return 0
+        return self._backlog.capacity(len(self._executor.running))
+
+    def _safe(self) -> bool:
+        return self.clock.monotonic() - self._keeper.confirmed() < SAFE_AGE
+
+    def _intake(self, claims: Sequence[Claim]) -> None:
+        self._keeper.hold(claims)
+        self._backlog.push(claims, self.clock.monotonic())
+        self._fill()
+
+    def _fill(self) -> None:
+        """Start what has a free slot; nothing while our claims may have lapsed."""
+        running = self._executor.running
+        if self._stop.is_set() or not self._backlog or not self._safe():
+            return
+        while self._backlog and len(running) < self.options.concurrency:
+            self._executor.start(self._backlog.pop())
+
+    def _hand_back(self, claim: Claim) -> None:
+        self._settler.add(Outcome(id=claim.id, fence=claim.fence, kind=OutcomeKind.HANDBACK))
+
+    def _ended(self, duration: float) -> None:
+        self._backlog.ended(duration)
+        self._fill()
+        self._fetcher.wake()
+
+    def _finished(self, count: int) -> None:
+        self.done += count
+        limit = self.options.max_jobs
+        if limit is not None and self.done >= limit:
+            self._recycle_now(f"{self.done} jobs done")
+
+    def _recycle_now(self, why: str) -> None:
+        if not self._stop.is_set():
+            log.info("this process is replaced: %s", why)
+            self._recycle = True
+            self._stop.set()
+
+    def _heard(self, answer: RenewAnswer) -> None:
+        fences = dict(self._executor.running)
+        for id, cancel in answer.cancelled.items():
+            for key in fences:
+                if key[0] == id:
+                    self._executor.cancel(key, cancel)
+        if answer.lost:
+            self._executor.lose(frozenset(answer.lost))
+
+    async def _sweep(self) -> None:
+        """Deadlines, cancels, lost claims, memory: one look at all jobs, 20 times a second."""
+        rounds = 0
+        while True:
+            await asyncio.sleep(self._sweep_every)
+            notices = self._keeper.notices()
+            for key, cancel in notices.cancelled.items():
+                self._executor.cancel(key, cancel)
+            if notices.lost:
+                self._executor.lose(notices.lost)
+            now = self.clock.monotonic()
+            self._executor.sweep(now)
+            if not self._safe():
+                self._executor.lose()
+                self._drop_backlog()
+            for claim in self._backlog.stalled(now):
+                self._hand_back(claim)
+            self._fill()
+            self._fetcher.wake()
+            self._keeper.describe(
+                max(0, self.options.concurrency - len(self._executor.running)), self.done
+            )
+            rounds += 1
+            if rounds % CHECK_EVERY == 0:
+                self._check_process()
+
+    def _drop_backlog(self) -> None:
+        claims: list[ClaimKey] = [(claim.id, claim.fence) for claim in self._backlog.clear()]
+        self._keeper.drop(claims)
+
+    def _check_process(self) -> None:
+        limit = self.options.max_memory
+        if limit is not None and self._memory is not None and self._memory() > limit * (1 << 20):
+            self._recycle_now(f"over {limit} MiB of memory")
+        if self._threads.abandoned:
+            self._recycle_now("a thread could not be stopped")
+
+
+async def run_until_idle(app: Bananas, *, timeout: float = 30.0) -> None:
+    """Run the app's jobs in this process until none is pending or processing; for tests.
+
+    Scheduled jobs whose time has not come stay.
+
+    Raises:
+        TimeoutError: still busy after ``timeout`` seconds.
+    """
+    from bananas_core.renew import LoopKeeper
+
+    routing_keys = {task.routing_key for task in app.tasks.values()} | {"default"}
+    clock = SystemClock()
+    backend = app.backend
+    options = WorkerOptions(name="until-idle", routing_keys=tuple(sorted(routing_keys)), grace=5.0)
+    worker = Worker(app, options, keeper=LoopKeeper(backend, clock), clock=clock)
+    run = asyncio.get_running_loop().create_task(worker.run())
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                await worker.due_once()
+                counts = {c.group[0]: c.count for c in await backend.count(["state"])}
+                if not counts.get("pending") and not counts.get("processing"):
+                    return
+                if run.done():
+                    break
+                await asyncio.sleep(0.005)
+        run.result()
+    finally:
+        worker.stop()
+        await asyncio.gather(run, return_exceptions=True)

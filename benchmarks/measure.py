@@ -1,0 +1,120 @@
+"""One measure: so many jobs in so many seconds, by wall clock and by CPU."""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """``cpu`` is user and system time of the measured process, in seconds."""
+
+    jobs: int
+    seconds: float
+    cpu: float
+
+    @property
+    def rate(self) -> float:
+        return self.jobs / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        return self.cpu / self.jobs * 1e6
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """Median rate of the interleaved rounds, its range, and CPU µs per job."""
+
+    name: str
+    rate: float
+    low: float
+    high: float
+    cpu_us: float
+    ratio: float | None = None
+    """Of the limit line's rate, from the rounds' own pairs."""
+
+
+class Stopwatch:
+    """Filled in by ``timed``."""
+
+    seconds = 0.0
+    cpu = 0.0
+
+
+@contextmanager
+def timed() -> Iterator[Stopwatch]:
+    """Time the block."""
+    watch = Stopwatch()
+    before = _cpu()
+    begun = time.perf_counter()
+    try:
+        yield watch
+    finally:
+        watch.seconds = time.perf_counter() - begun
+        watch.cpu = _cpu() - before
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def sample(module: str, what: str, jobs: int) -> Sample:
+    """Run ``python -m module what jobs`` in a new folder and process; it prints a Sample."""
+    with tempfile.TemporaryDirectory(prefix="bananas-bench-") as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", module, what, str(jobs), folder],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=_environment(),
+        )
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Sample)
+
+
+def report(jobs: int, watch: Stopwatch) -> None:
+    """What a measured process prints last."""
+    print(json.dumps({"jobs": jobs, "seconds": watch.seconds, "cpu": watch.cpu}))
+
+
+def compare(what: str, jobs: int, rounds: int, subjects: dict[str, str]) -> list[Summary]:
+    """Interleave the subjects; the first one is the limit line that ratios refer to."""
+    samples: dict[str, list[Sample]] = {name: [] for name in subjects}
+    for _ in range(rounds):
+        for name, module in subjects.items():
+            samples[name].append(sample(module, what, jobs))
+    limit = next(iter(subjects))
+    return [_summary(name, found, samples[limit]) for name, found in samples.items()]
+
+
+def _summary(name: str, found: list[Sample], limit: list[Sample]) -> Summary:
+    rates = [s.rate for s in found]
+    pairs = [ours.rate / bare.rate for ours, bare in zip(found, limit, strict=True)]
+    return Summary(
+        name=name,
+        rate=statistics.median(rates),
+        low=min(rates),
+        high=max(rates),
+        cpu_us=statistics.median(s.cpu_us for s in found),
+        ratio=None if found is limit else statistics.median(pairs),
+    )
+
+
+def _environment() -> dict[str, Any]:
+    import os
+
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path}

@@ -1,0 +1,61 @@
+"""Faults that scenarios inject."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from integration.faults.workers import WorkerGroup
+
+
+async def kill_children(groups: list[WorkerGroup], every: float, rng: random.Random) -> None:
+    """kill -9 a random child of a random group, again and again, until cancelled."""
+    while True:
+        await asyncio.sleep(every)
+        children = rng.choice(groups).children()
+        if children:
+            with suppress(ProcessLookupError):
+                os.kill(rng.choice(children), signal.SIGKILL)
+
+
+@asynccontextmanager
+async def stopped(group: WorkerGroup) -> AsyncIterator[None]:
+    """SIGSTOP a whole group, SIGCONT it at the end."""
+    group.signal_all(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        group.signal_all(signal.SIGCONT)
+
+
+@asynccontextmanager
+async def locked_file(path: Path) -> AsyncIterator[None]:
+    """Take a SQLite ledger away: nobody else can write while this holds."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+        connection.close()
+
+
+class Deadline:
+    """Wall time that a scenario may take."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        return self._end - time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        return self.left() <= 0

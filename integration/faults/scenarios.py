@@ -1,0 +1,321 @@
+"""The scenarios: each builds its own folder, workers and oracle, and says what must hold."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bananas import Bananas
+from bananas_core.job import Job
+from bananas_core.results import ResultBackend
+from integration.faults.inject import Deadline, kill_children, locked_file, stopped
+from integration.faults.oracle import Oracle, Verdict
+from integration.faults.workers import WorkerGroup
+
+
+class Level(msgspec.Struct, frozen=True, kw_only=True):
+    """How long and how much."""
+
+    kill_jobs: int
+    stop_seconds: float
+    away_seconds: float
+    block_seconds: float
+    hammer_seconds: float
+    restarts: int
+
+
+LEVELS: Final = {
+    "ci": Level(
+        kill_jobs=5_000,
+        stop_seconds=24,
+        away_seconds=10,
+        block_seconds=20,
+        hammer_seconds=10,
+        restarts=5,
+    ),
+    "full": Level(
+        kill_jobs=20_000,
+        stop_seconds=45,
+        away_seconds=10,
+        block_seconds=60,
+        hammer_seconds=60,
+        restarts=200,
+    ),
+}
+
+
+class Stage:
+    """What one scenario works with."""
+
+    def __init__(self, folder: Path, level: Level, seed: int) -> None:
+        self.folder = folder
+        self.level = level
+        self.rng = random.Random(seed)
+        self.path = folder / "jobs.db"
+        self.url = f"sqlite:///{self.path}"
+        self.oracle = Oracle(folder)
+        self.groups: list[WorkerGroup] = []
+        self.figures: dict[str, object] = {}
+
+    def group(self, name: str, **options: object) -> WorkerGroup:
+        group = WorkerGroup(self.folder, self.url, name, **options)
+        self.groups.append(group)
+        return group.start()
+
+    def close(self) -> None:
+        for group in self.groups:
+            group.kill()
+        self.oracle.close()
+
+    def check(self, condition: bool, text: str) -> None:
+        """Raise AssertionError with the workers' last words if a promise was broken."""
+        if not condition:
+            logs = "\n".join(group.log() for group in self.groups)
+            raise AssertionError(f"{text}; figures {self.figures}\n{logs}")
+
+    async def submit(self, app: Bananas, name: str, payloads: list[dict[str, object]]) -> list[str]:
+        """Submit and tell the oracle; an id is accepted once ``submit`` returned."""
+        ids: list[str] = []
+        for begin in range(0, len(payloads), 500):
+            jobs = await app.submit_many(name, payloads[begin : begin + 500])
+            part = [job.id for job in jobs]
+            self.oracle.accept(part)
+            ids += part
+        return ids
+
+    async def drained(self, backend: ResultBackend, seconds: float) -> float:
+        """Wait until no job is live; how long that took."""
+        begun = time.monotonic()
+        deadline = Deadline(seconds)
+        while not deadline.over:
+            counts = {count.group[0]: count.count for count in await backend.count(["state"])}
+            live = sum(counts.get(s, 0) for s in ("pending", "processing", "scheduled"))
+            if not live:
+                return time.monotonic() - begun
+            await asyncio.sleep(0.1)
+        self.check(False, f"not drained in {seconds} s: {counts}")
+        raise AssertionError
+
+    async def judged(self, backend: ResultBackend) -> Verdict:
+        verdict = await self.oracle.judge(backend)
+        self.figures["verdict"] = msgspec.to_builtins(verdict)
+        self.check(verdict.ok, "accepted jobs were lost")
+        self.check(verdict.never_ran == 0, "completed without ever running")
+        return verdict
+
+    async def started(self, id: str, seconds: float = 20.0) -> None:
+        """Wait for the job's first start line."""
+        deadline = Deadline(seconds)
+        while not deadline.over:
+            if any(run.id == id and run.what == "start" for run in self.oracle.runs()):
+                return
+            await asyncio.sleep(0.05)
+        self.check(False, f"job {id} did not start")
+
+    def starts(self, id: str) -> list[float]:
+        return [run.at for run in self.oracle.runs() if run.id == id and run.what == "start"]
+
+
+async def kill_random(stage: Stage) -> None:
+    """kill -9 of random children every 2 s over short jobs with 4 worker processes."""
+    groups = [stage.group("a", processes=2), stage.group("b", processes=2)]
+    async with Bananas(stage.url) as app:
+        killer = asyncio.create_task(kill_children(groups, 2.0, stage.rng))
+        count = stage.level.kill_jobs
+        for begin in range(0, count, 250):
+            await stage.submit(app, "short", [{"number": n} for n in range(begin, begin + 250)])
+            await asyncio.sleep(0.3 if count <= 5_000 else 0.2)
+        killer.cancel()
+        took = await stage.drained(app.backend, 60)
+        stage.figures["drained_after_last_kill_s"] = round(took, 1)
+        verdict = await stage.judged(app.backend)
+        stage.figures["jobs"] = count
+        stage.check(took <= 30, "drained later than 30 s after the last kill")
+        stage.check(verdict.states.get("completed") == count, "some did not complete")
+
+
+async def kill_child(stage: Stage) -> None:
+    """A killed child under a supervisor: its jobs run again within 2 s."""
+    group = stage.group("a", processes=1)
+    async with Bananas(stage.url) as app:
+        ids = await stage.submit(app, "sleepy", [{"seconds": 3.0}] * 4)
+        for id in ids:
+            await stage.started(id)
+        (child,) = group.children()
+        killed = time.time()
+        os.kill(child, signal.SIGKILL)
+        await stage.drained(app.backend, 30)
+        again = [max(stage.starts(id)) - killed for id in ids]
+        stage.figures["started_again_after_s"] = [round(s, 2) for s in again]
+        await stage.judged(app.backend)
+        stage.check(all(0 < s <= 2.0 for s in again), "started again later than 2 s")
+
+
+async def stop_group(stage: Stage) -> None:
+    """A group stopped in mid-job, then continued: the second run's outcome stands."""
+    first = stage.group("first", processes=1)
+    async with Bananas(stage.url) as app:
+        (id,) = await stage.submit(app, "sleepy", [{"seconds": 4.0}])
+        await stage.started(id)
+        second = stage.group("second", processes=1)
+        async with stopped(first):
+            await asyncio.sleep(stage.level.stop_seconds)
+        await stage.drained(app.backend, 40)
+        await asyncio.sleep(4.5)  # long enough for the first run to try its outcome
+        job = await one(app.backend, id)
+        value = await (await app.get_job(id)).result(timeout=5)
+        stage.figures["outcomes"] = [a.outcome for a in job.attempts]
+        await stage.judged(app.backend)
+        stage.check(value in second.children(), "the outcome is not the second run's")
+        stage.check([a.outcome for a in job.attempts].count("completed") == 1, "not one outcome")
+
+
+async def ledger_away(stage: Stage) -> None:
+    """The ledger away for 10 s under load: no claim lapses, no job runs twice."""
+    stage.group("a", processes=2)
+    async with Bananas(stage.url) as app:
+        ids = await stage.submit(app, "sleepy", [{"seconds": 3.0}] * 60)
+        await stage.started(ids[0])
+        async with locked_file(stage.path):
+            await asyncio.sleep(stage.level.away_seconds)
+        await stage.drained(app.backend, 60)
+        verdict = await stage.judged(app.backend)
+        stage.check(verdict.extra_runs == 0, "a job ran twice")
+        stage.check(verdict.states == {"completed": 60}, "some did not complete")
+
+
+async def blocked(stage: Stage) -> None:
+    """An async task that blocks the loop and a regex that holds the GIL: run once each."""
+    stage.group("a", processes=2, concurrency=1)
+    seconds = stage.level.block_seconds
+    async with Bananas(stage.url) as app:
+        ids = await stage.submit(app, "block_loop", [{"seconds": seconds}])
+        ids += await stage.submit(app, "hold_gil", [{"seconds": seconds}])
+        await stage.drained(app.backend, seconds * 3 + 30)
+        verdict = await stage.judged(app.backend)
+        stage.figures["starts"] = [len(stage.starts(id)) for id in ids]
+        stage.check(verdict.extra_runs == 0, "a blocked job ran twice")
+        stage.check(verdict.states == {"completed": 2}, "some did not complete")
+
+
+async def graceful_stop(stage: Stage) -> None:
+    """SIGTERM with 16 running jobs, half longer than the grace."""
+    grace = 3.0
+    group = stage.group("a", processes=1, grace=grace)
+    async with Bananas(stage.url) as app:
+        short = await stage.submit(app, "sleepy", [{"seconds": 2.0}] * 8)
+        long = await stage.submit(app, "sleepy", [{"seconds": 8.0}] * 8)
+        for id in (*short, *long):
+            await stage.started(id)
+        begun = time.monotonic()
+        group.terminate()
+        code = group.wait(grace + 10)
+        took = time.monotonic() - begun
+        stage.figures.update(exit_code=code, stopped_after_s=round(took, 2))
+        handed = [await one(app.backend, id) for id in long]
+        stage.check(code == 0, "the exit code is not 0")
+        stage.check(took <= grace + 2.0, "stopped later than grace + 2 s")
+        states = [job.state.value for job in handed]
+        stage.check(states == ["pending"] * 8, f"not claimable at once: {states}")
+        stage.check(all(job.attempt == 1 for job in handed), "an attempt was spent")
+        done = [(await one(app.backend, id)).state.value for id in short]
+        stage.check(done == ["completed"] * 8, f"short jobs were not finished: {done}")
+        stage.group("b", processes=1)
+        await stage.drained(app.backend, 40)
+        await stage.judged(app.backend)
+
+
+async def poison(stage: Stage) -> None:
+    """A job that kills its process among 99 good ones: it alone is quarantined."""
+    stage.group("a", processes=1, concurrency=100)
+    async with Bananas(stage.url) as app:
+        good = [{"seconds": 0.5}] * 99
+        ids = await stage.submit(app, "sleepy", good[:50])
+        (bad,) = await stage.submit(app, "die", [{}])
+        ids += await stage.submit(app, "sleepy", good[50:])
+        await stage.drained(app.backend, 90)
+        verdict = await stage.judged(app.backend)
+        job = await one(app.backend, bad)
+        stage.figures["deaths"] = job.deaths
+        stage.check(job.state.value == "quarantined", f"the killer is {job.state}")
+        stage.check(job.deaths == 3, "not after three deaths")
+        stage.check(verdict.states.get("completed") == 99, "a good job did not complete")
+
+
+async def hammer(stage: Stage) -> None:
+    """8 processes on one SQLite file: no lock error surfaces, the file stays whole."""
+    seconds = stage.level.hammer_seconds
+    stage.group("a", processes=4)
+    command = [sys.executable, "-m", "integration.faults.hammer", stage.url, str(seconds)]
+    submitters = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(4)
+    ]
+    outputs = [await asyncio.to_thread(process.communicate) for process in submitters]
+    accepted = 0
+    for process, (output, _) in zip(submitters, outputs, strict=True):
+        stage.check(process.returncode == 0, f"a submitter failed: {output.decode()[-2000:]}")
+        ids = output.decode().split()
+        stage.oracle.accept(ids)
+        accepted += len(ids)
+    stage.figures["accepted"] = accepted
+    async with Bananas(stage.url) as app:
+        await stage.drained(app.backend, 120)
+        await stage.judged(app.backend)
+    log = stage.groups[0].log()
+    stage.check("database is locked" not in log, "a lock error surfaced in a worker")
+    with sqlite3.connect(stage.path) as connection:
+        (answer,) = connection.execute("PRAGMA integrity_check").fetchone()
+    stage.check(answer == "ok", f"integrity_check: {answer}")
+
+
+async def restarts(stage: Stage) -> None:
+    """SIGTERM restarts under load: nothing lost and nothing run twice."""
+    count = stage.level.restarts
+    async with Bananas(stage.url) as app:
+        for number in range(count):
+            group = stage.group(f"g{number}", processes=1, grace=2)
+            await stage.submit(app, "short", [{"number": n} for n in range(200)])
+            await asyncio.sleep(stage.rng.uniform(0.0, 0.2))
+            group.terminate()
+            stage.check(group.wait(10) == 0, "the exit code is not 0")
+        stage.group("last", processes=1)
+        await stage.drained(app.backend, 60)
+        verdict = await stage.judged(app.backend)
+        stage.check(verdict.extra_runs == 0, "a job ran twice")
+
+
+async def one(backend: ResultBackend, id: str) -> Job:
+    """The record of an accepted job."""
+    (job,) = await backend.get([id])
+    assert job is not None, f"job {id} has no record"
+    return job
+
+
+Scenario = Callable[[Stage], Awaitable[None]]
+SCENARIOS: Final[dict[str, Scenario]] = {
+    scenario.__name__: scenario
+    for scenario in (
+        kill_child,
+        kill_random,
+        stop_group,
+        ledger_away,
+        blocked,
+        graceful_stop,
+        poison,
+        hammer,
+        restarts,
+    )
+}
+__all__ = ["LEVELS", "SCENARIOS", "Level", "Stage"]
