@@ -92,32 +92,33 @@ class Fetcher:
     async def run(self) -> None:
         """Until cancelled; outages are logged and waited out."""
         wait = 0.1
-        try:
-            while True:
-                self._room.clear()
-                capacity = self._capacity()
-                queues = [queue for queue in self._queues if queue not in self._paused]
-                if capacity <= 0 or not queues:
-                    await self._wait_for_room()
-                    continue
-                try:
-                    if self._pair.fused:
-                        await self._fetch_claimed(queues, capacity)
-                    else:
-                        await self._fetch(queues, capacity)
-                    wait = 0.1
-                except BananasError as error:
-                    log.warning("nothing is fetched for %.1f s: %s", wait, error)
-                    await asyncio.sleep(wait)
-                    wait = min(wait * 2, 2.0)
-        finally:
-            for ack in self._acks:
-                ack.cancel()
+        while True:
+            self._room.clear()
+            capacity = self._capacity()
+            queues = [queue for queue in self._queues if queue not in self._paused]
+            if capacity <= 0 or not queues:
+                await self._wait_for_room()
+                continue
+            try:
+                if self._pair.fused:
+                    await self._fetch_claimed(queues, capacity)
+                else:
+                    await self._fetch(queues, capacity)
+                wait = 0.1
+            except BananasError as error:
+                log.warning("nothing is fetched for %.1f s: %s", wait, error)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, 2.0)
 
     async def settle(self) -> None:
         """Wait for acks under way."""
         while self._acks:
             await asyncio.wait(self._acks)
+
+    def close(self) -> None:
+        """Drop acks under way: those messages come again and are stale."""
+        for ack in self._acks:
+            ack.cancel()
 
     async def _wait_for_room(self) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypedDict, cast
 
 import msgspec
 
@@ -65,6 +65,8 @@ def submission(
     Raises:
         InvalidPayload: a name or an option is not valid.
     """
+    if None in options.values():
+        options = cast(JobOptions, {k: v for k, v in options.items() if v is not None})
     check_options(options)
     delay = options.get("delay")
     run_at, expires_at = options.get("run_at"), options.get("expires_at")

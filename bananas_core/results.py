@@ -4,7 +4,8 @@ The transitions themselves are the pure functions of ``state.py``; a driver make
 per record, or, where ``capabilities.native``, as a whole. Promises are numbered L1, L2, …
 
 L1. Every decision on time uses the ledger's own clock, never the caller's.
-L2. Every call may be repeated after an unknown outcome and then gives the first answer.
+L2. Every call may be repeated after an unknown outcome and then gives the first answer; but a
+    repeated ``claim`` finds its own claims ``stale``, and L19 hands them back.
 L3. Errors are ``ResultBackendError`` or ``ResultBackendUnavailable``, with cause, no secrets.
 L4. Calls may be concurrent, from any number of processes; a cancelled call has happened or not.
 L5. What a call confirmed survives by ``capabilities.durability``.

@@ -227,6 +227,7 @@ class Worker:
         try:
             async with asyncio.timeout(STOP_MARGIN):
                 await self._settler.flush()
+                await self._fetcher.settle()
                 settled = self._sender.take()
                 if settled:
                     await self._pair.backend.put([], settled=settled)
@@ -247,6 +248,7 @@ class Worker:
         running = [job.task for job in self._executor.running.values() if job.task is not None]
         for task in (*self._duties, *running):
             task.cancel()
+        self._fetcher.close()
         await self._settler.abandon()
         await asyncio.gather(*self._duties, return_exceptions=True)
 

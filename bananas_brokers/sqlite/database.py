@@ -12,14 +12,14 @@ from typing import TypeVar
 
 import msgspec
 
-from bananas_core.errors import BananasError
-from bananas_core.job import FINAL, Event
 from bananas_brokers.sqlite import schema
 from bananas_brokers.sqlite.bell import Bell
 from bananas_brokers.sqlite.errors import NotOpen, translate
 from bananas_brokers.sqlite.lanes import ReadLane, WriteLane
 from bananas_brokers.sqlite.settings import Settings, check_place
 from bananas_brokers.sqlite.tx import Operation, Tx, job_topic
+from bananas_core.errors import BananasError
+from bananas_core.job import FINAL, Event
 
 T = TypeVar("T")
 

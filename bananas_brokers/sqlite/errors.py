@@ -21,7 +21,7 @@ _TEMPORARY: Final = {
 """By primary result code: what may be different at the next try."""
 
 
-class NotOpen(Exception):  # noqa: N818 - a state, always translated
+class NotOpen(Exception):
     """The database was closed, or never opened."""
 
 

@@ -265,7 +265,7 @@ def _patiently(attempt: Callable[[], object], deadline: float) -> None:
         except sqlite3.Error as error:
             if not busy(error) or time.monotonic() >= deadline:
                 raise
-            time.sleep(random.uniform(0.0003, 0.002))
+            time.sleep(random.uniform(0.00005, 0.0003))
         else:
             return
 

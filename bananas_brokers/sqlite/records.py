@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from bananas_core import state
-from bananas_core.job import FINAL, Event, Job, JobState, Ready
 from bananas_brokers.sqlite import rows
 from bananas_brokers.sqlite.tx import Tx, job_topic, marks, padded, queue_topic
+from bananas_core import state
+from bananas_core.job import FINAL, Event, Job, JobState, Ready
 
 _SELECT = f"SELECT {rows.COLUMNS} FROM jobs"
 _SELECT_WHOLE = f"SELECT {rows.COLUMNS}, bodies.message FROM jobs JOIN bodies USING (seq)"
@@ -32,6 +32,7 @@ class Records:
 
     def __init__(self, tx: Tx, place: Place) -> None:
         self.tx = tx
+        self.place = place
         self.ns = place.ns
         self.now = place.now
         self.guard = place.guard
@@ -42,6 +43,10 @@ class Records:
         self._created: dict[str, None] = {}
         self._moved: dict[str, None] = {}
         self._events: list[Event] = []
+
+    def again(self) -> Records:
+        """A fresh set in the same transaction, after ``flush``."""
+        return Records(self.tx, self.place)
 
     def load(self, ids: Sequence[str], *, whole: bool = False) -> None:
         """Read the records of ``ids``; with their messages if ``whole``."""
@@ -60,8 +65,12 @@ class Records:
         return self.select(f"{select} WHERE {where}", tuple(values), whole=whole)
 
     def select(self, sql: str, values: tuple[Any, ...], *, whole: bool) -> list[Job]:
+        return self.adopt(self.tx.connection.execute(sql, values).fetchall(), whole=whole)
+
+    def adopt(self, found_rows: Iterable[tuple[Any, ...]], *, whole: bool = False) -> list[Job]:
+        """The records of rows of ``COLUMNS``; one that is known already keeps its value here."""
         found = []
-        for row in self.tx.connection.execute(sql, values).fetchall():
+        for row in found_rows:
             known = self._jobs.get(row[1])
             if known is None:
                 known = rows.job(row, row[rows.MESSAGE] if whole else b"")
@@ -136,7 +145,8 @@ class Records:
 
     def _insert(self) -> None:
         connection, ns = self.tx.connection, self.ns
-        lines, bodies, tags = [], [], []
+        lines, bodies = [], []
+        tags: list[tuple[int, str, int]] = []
         for job_id in self._created:
             job = self._jobs[job_id]
             seq, order = self._where[job_id]

@@ -181,6 +181,8 @@ def job(row: tuple[Any, ...], message: bytes = b"") -> Job:
 
 
 SEQ: Final = 0
+PRIORITY: Final = 10
+HEAD: Final = 11
 ORD: Final = 12
 MESSAGE: Final = 28
 """Where these stand in a row of ``COLUMNS``; the message, if selected, comes last."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows: SQLite's own locks have to do
-    fcntl = None  # type: ignore[assignment]
 
 
 class Turnstile:
@@ -27,7 +23,7 @@ class Turnstile:
 
     @contextmanager
     def take(self, deadline: float) -> Iterator[None]:
-        held = fcntl is not None and self._acquire(deadline)
+        held = self._acquire(deadline)
         try:
             yield
         finally:
@@ -51,7 +47,7 @@ class Turnstile:
                 except BlockingIOError:
                     if time.monotonic() >= give_up:
                         return False
-                    time.sleep(random.uniform(0.0003, 0.002))
+                    time.sleep(random.uniform(0.0002, 0.0008))
                 else:
                     return True
         except OSError:

@@ -95,9 +95,7 @@ class Process:
 def install(loop: asyncio.AbstractEventLoop) -> None:
     """Make the loop assign new tasks to the process that they are begun in."""
 
-    def factory(
-        loop: asyncio.AbstractEventLoop, coro: Any, **options: Any
-    ) -> asyncio.Task[Any]:
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
         context = options.get("context") or contextvars.copy_context()
         process = context.get(_process)

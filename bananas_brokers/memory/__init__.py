@@ -1,0 +1,1 @@
+"""``memory://name``: transport and ledger inside one process, without durability."""

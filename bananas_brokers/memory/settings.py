@@ -1,0 +1,39 @@
+"""What a ``memory://`` URL says."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from bananas_core.errors import ConfigurationError
+from bananas_core.urls import parse_url, read_options
+
+
+class Form(StrEnum):
+    """Which of the two drivers behind ``memory://`` is meant."""
+
+    FUSED = "fused"
+    SPLIT = "split"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Objects with equal settings and namespace in one process share their jobs."""
+
+    name: str = ""
+    form: Form = Form.FUSED
+
+
+def read_settings(url: str) -> Settings:
+    """The settings of a URL.
+
+    Raises:
+        ConfigurationError: not ``memory://``, something other than a name, or an unknown option.
+    """
+    parsed = parse_url(url)
+    if parsed.scheme != "memory":
+        raise ConfigurationError(f"{parsed.scheme}:// is not memory://")
+    if parsed.path or parsed.port is not None or parsed.user is not None:
+        raise ConfigurationError("memory:// takes only a name, e.g. memory://tests")
+    # The parser lower-cases host names, so names that differ only in case are one.
+    return Settings(name=parsed.host, **read_options(parsed, {"form": Form}))

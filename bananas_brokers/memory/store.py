@@ -1,0 +1,85 @@
+"""What all ``memory://`` objects of one name, namespace and process share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Final
+from weakref import WeakValueDictionary
+
+from bananas_brokers.memory.bell import Bell
+from bananas_brokers.memory.documents import Documents
+from bananas_brokers.memory.ledger import Ledger
+from bananas_brokers.memory.queues import Queues
+from bananas_brokers.memory.records import Records
+from bananas_brokers.memory.upkeep import Upkeep
+from bananas_core.clock import Clock
+from bananas_core.errors import ConfigurationError
+from bananas_core.job import Verdict
+
+
+class Store:
+    """Everything that is kept, on the clock of whoever came first (L1). It lives as long as one
+    object that was made for it does, open or not."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.bell = Bell()
+        self.records = Records(self.bell)
+        self.queues = Queues()
+        self.documents = Documents()
+        self.ledger = Ledger(self.records)
+        self.upkeep = Upkeep(self.records, self.documents)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open = 0
+
+    def now(self) -> float:
+        return self.clock.now()
+
+    def enter(self) -> None:
+        """A connection opens.
+
+        Raises:
+            ConfigurationError: another event loop has a connection open.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop and not self._loop.is_closed():
+            raise ConfigurationError(
+                "this memory:// store is open in another event loop; close it there first, use "
+                "another name (memory://other), or sqlite:// to share jobs between loops"
+            )
+        if self._loop is not loop:
+            self._loop, self._open = loop, 0  # what a closed loop left open is gone with it
+        self._open += 1
+
+    def leave(self) -> None:
+        """A connection closes."""
+        self._open -= 1
+        if self._open <= 0:
+            self._loop, self._open = None, 0
+        self.bell.ring_all()
+
+    def claim(self, session: str, job_id: str, gen: int) -> Verdict:
+        """Claim the pending record of this id and generation."""
+        verdict = self.ledger.claim_one(session, job_id, gen, self.now())
+        self.upkeep.know(session, self.now())
+        return verdict
+
+    def waiting(self, queues: Sequence[str]) -> int:
+        """Pending records of these routing keys."""
+        return sum(len(self.records.pending.get(queue, ())) for queue in queues)
+
+
+_stores: Final[WeakValueDictionary[tuple[int, str, str], Store]] = WeakValueDictionary()
+# The one global of this package: to be found by name within a process is what memory:// is for.
+# A forked child gets stores of its own, or both would run the same jobs.
+
+
+def find_store(name: str, namespace: str, clock: Clock) -> Store:
+    """The store of this name, made if nobody has it yet."""
+    key = (os.getpid(), name, namespace)
+    store = _stores.get(key)
+    if store is None:
+        store = _stores[key] = Store(clock)
+    return store

@@ -1,0 +1,261 @@
+"""What keeps records moving: renew, due, prune. Each function runs in a write transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from bananas_brokers.sqlite import rows
+from bananas_brokers.sqlite.lifecycle import settle
+from bananas_brokers.sqlite.records import Place, Records
+from bananas_brokers.sqlite.tx import Tx
+from bananas_core import state
+from bananas_core.job import (
+    ClaimBeat,
+    Job,
+    JobState,
+    Outcome,
+    OutcomeKind,
+    Ready,
+    RenewAnswer,
+    RenewMode,
+    Retention,
+    Session,
+    Settled,
+)
+
+_FORGIVEN_FOR: Final = 86_400.0
+"""Seconds for which a lapse can still be forgiven."""
+_YOUNGEST: Final = 600.0
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def renew(
+    records: Records, session: Session, claims: Sequence[ClaimBeat], mode: RenewMode
+) -> RenewAnswer:
+    """L15-L20."""
+    running = {
+        job.id: job
+        for job in records.find("ns = ? AND worker = ? AND state = 3", (records.ns, session.id))
+    }
+    listed = {beat.id for beat in claims if _holds(running, beat)}
+    lost = tuple((beat.id, beat.fence) for beat in claims if beat.id not in listed)
+    cancelled = {}
+    for job_id in listed:
+        wish = running[job_id].cancel
+        if wish is not None:
+            cancelled[job_id] = wish
+    if mode is RenewMode.ENDED:
+        _end(records, session.id, running, listed)
+    else:
+        _extend(records, session)
+        for beat in claims:
+            job = running.get(beat.id)
+            if beat.progress is not None and job is not None and beat.id in listed:
+                records.set(replace(job, progress=beat.progress))
+        if mode is RenewMode.FULL:
+            oldest = records.now - state.ORPHAN_AGE
+            for job in running.values():
+                if job.id not in listed and (job.started_at or 0.0) < oldest:
+                    records.set(state.handback(job, records.now, guard=records.guard))
+        _forgive(records, session.id)
+    records.flush()
+    return RenewAnswer(
+        now=records.now, cancelled=cancelled, lost=lost, ready=tuple(records.became_pending())
+    )
+
+
+def due(
+    records: Records, limit: int, settled: Sequence[Settled], lost: Mapping[str, float]
+) -> tuple[list[Ready], bool]:
+    """L33-L37."""
+    records.load([item.id for item in settled])
+    settle(records, settled)
+    left, more = limit, False
+    if _lapses_allowed(records):
+        count, more = _lapse(records, left)
+        left -= count
+    jobs = records.find(
+        "ns = ? AND due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?",
+        (records.ns, records.now, left + 1),
+    )
+    sends: dict[str, None] = {}
+    for job in jobs[:left]:
+        send, new = state.look(job, records.now, guard=records.guard)
+        records.set(new)
+        if send:
+            sends[job.id] = None
+    more = more or len(jobs) > left
+    left -= min(left, len(jobs))
+    if records.guard:
+        for queue, instant in lost.items():
+            found = [job for job in _lost(records, queue, instant, left + 1) if job.id not in sends]
+            for job in found[:left]:
+                records.set(state.resend(job, records.now))
+                sends[job.id] = None
+            more = more or len(found) > left
+            left -= min(left, len(found))
+    records.flush()
+    moved = {ready.id: ready for ready in records.became_pending()}
+    rest = records.sends(i for i in sends if i not in moved)
+    return [*moved.values(), *rest], more
+
+
+def prune(tx: Tx, place: Place, policy: Retention, limit: int) -> int:
+    """L42, L43."""
+    gone: list[tuple[int, str]] = []
+    for final in (
+        JobState.COMPLETED,
+        JobState.FAILED,
+        JobState.CANCELLED,
+        JobState.QUARANTINED,
+    ):
+        kept = max(_YOUNGEST, getattr(policy, final.value))
+        gone += tx.connection.execute(
+            "SELECT seq, id FROM jobs WHERE ns = ? AND state = ? AND state >= 4 "
+            "AND finished_at <= ? AND keep_until <= ? ORDER BY finished_at LIMIT ?",
+            (place.ns, rows.NUMBERS[final], place.now - kept, place.now, limit - len(gone)),
+        ).fetchall()
+    gone += _excess(tx, place, policy.most + len(gone), limit - len(gone), {s for s, _ in gone})
+    _delete(tx, place.ns, gone)
+    execute = tx.connection.execute
+    execute(
+        "UPDATE namespaces SET events_from = max(events_from, (SELECT coalesce(max(seq), 0) "
+        "FROM events WHERE ns = ?1 AND at < ?2)) WHERE ns = ?1",
+        (place.ns, place.now - policy.events),
+    )
+    execute(
+        "DELETE FROM events WHERE ns = ?1 AND seq <= "
+        "(SELECT events_from FROM namespaces WHERE ns = ?1)",
+        (place.ns,),
+    )
+    execute(
+        "DELETE FROM docs WHERE ns = ? AND expires_at IS NOT NULL AND expires_at <= ?",
+        (place.ns, place.now),
+    )
+    execute("DELETE FROM lapses WHERE ns = ? AND at < ?", (place.ns, place.now - _FORGIVEN_FOR))
+    return len(gone)
+
+
+def _holds(running: dict[str, Job], beat: ClaimBeat) -> bool:
+    job = running.get(beat.id)
+    return job is not None and job.fence == beat.fence
+
+
+def _extend(records: Records, session: Session) -> None:
+    records.tx.connection.execute(
+        "INSERT INTO sessions (ns, id, body, renewed_at, expires_at) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET body = excluded.body, renewed_at = excluded.renewed_at, "
+        "expires_at = excluded.expires_at",
+        (
+            records.ns,
+            session.id,
+            _encode(session),
+            records.now,
+            records.now + state.CLAIM_TTL,
+        ),
+    )
+
+
+def _end(records: Records, session: str, running: dict[str, Job], listed: set[str]) -> None:
+    now, guard = records.now, records.guard
+    for job in running.values():
+        if job.id in listed:
+            died = Outcome(id=job.id, fence=job.fence, kind=OutcomeKind.DIED)
+            records.set(state.finish(job, died, now, guard=guard)[1])
+        else:
+            records.set(state.handback(job, now, guard=guard))
+    records.tx.connection.execute(
+        "DELETE FROM sessions WHERE ns = ? AND id = ?", (records.ns, session)
+    )
+
+
+def _forgive(records: Records, session: str) -> None:
+    gone = records.tx.connection.execute(
+        "DELETE FROM lapses WHERE ns = ? AND session = ? RETURNING id", (records.ns, session)
+    ).fetchall()
+    ids = [job_id for (job_id,) in gone]
+    if not ids:
+        return
+    records.load(ids)
+    for job_id in ids:
+        job = records.get(job_id)
+        if job is not None:
+            records.set(state.forgive(job, session))
+
+
+def _lapses_allowed(records: Records) -> bool:
+    """L35, and remember this run."""
+    execute, now = records.tx.connection.execute, records.now
+    last, grace = execute(
+        "SELECT last_due, grace_until FROM namespaces WHERE ns = ?", (records.ns,)
+    ).fetchone()
+    if last is not None and now - last > state.DUE_GAP:
+        grace = now + state.CLAIM_TTL
+    execute(
+        "UPDATE namespaces SET last_due = ?, grace_until = ? WHERE ns = ?",
+        (now, grace, records.ns),
+    )
+    return grace is None or now >= grace
+
+
+def _lapse(records: Records, limit: int) -> tuple[int, bool]:
+    """End the sessions whose time ran out: how many claims that were, and whether more are left."""
+    execute, ns, now = records.tx.connection.execute, records.ns, records.now
+    count = 0
+    for (session,) in execute(
+        "SELECT id FROM sessions WHERE ns = ? AND expires_at <= ?", (ns, now)
+    ).fetchall():
+        room = limit - count
+        jobs = records.find("ns = ? AND worker = ? AND state = 3 LIMIT ?", (ns, session, room + 1))
+        for job in jobs[:room]:
+            records.set(state.lapse(job, now, guard=records.guard))
+        records.tx.connection.executemany(
+            "INSERT OR REPLACE INTO lapses (ns, session, id, at) VALUES (?, ?, ?, ?)",
+            [(ns, session, job.id, now) for job in jobs[:room]],
+        )
+        count += len(jobs[:room])
+        if len(jobs) > room:
+            return count, True  # the session goes with the last of its claims
+        execute("DELETE FROM sessions WHERE ns = ? AND id = ?", (ns, session))
+    return count, False
+
+
+def _lost(records: Records, queue: str, instant: float, limit: int) -> list[Job]:
+    """Pending records whose message is gone. One that was sent again just now is left alone."""
+    found = records.find(
+        "ns = ? AND routing_key = ? AND state = 2 AND pending_at < ? "
+        "AND (guard_at IS NULL OR guard_hold < ?) LIMIT ?",
+        (records.ns, queue, instant, state.SECOND_HOLD, limit),
+    )
+    return [job for job in found if job.state is JobState.PENDING]
+
+
+def _excess(tx: Tx, place: Place, most: int, limit: int, chosen: set[int]) -> list[tuple[int, str]]:
+    """The oldest final records over ``most``."""
+    (count,) = tx.connection.execute(
+        "SELECT count(*) FROM jobs WHERE ns = ? AND state >= 4", (place.ns,)
+    ).fetchone()
+    over = min(limit, count - most)
+    if over <= 0:
+        return []
+    found = tx.connection.execute(
+        "SELECT seq, id FROM jobs WHERE ns = ? AND state >= 4 AND finished_at <= ? "
+        "AND keep_until <= ? ORDER BY finished_at LIMIT ?",
+        (place.ns, place.now - _YOUNGEST, place.now, over + len(chosen)),
+    ).fetchall()
+    return [(seq, job_id) for seq, job_id in found if seq not in chosen][:over]
+
+
+def _delete(tx: Tx, ns: int, gone: list[tuple[int, str]]) -> None:
+    seqs = [(seq,) for seq, _ in gone]
+    for table in ("jobs", "bodies", "tags"):
+        tx.connection.executemany(f"DELETE FROM {table} WHERE seq = ?", seqs)
+    tx.connection.executemany(
+        "DELETE FROM docs WHERE ns = ? AND key >= ? AND key < ?",
+        [(ns, f"job/{job_id}/", f"job/{job_id}0") for _, job_id in gone],  # "0" follows "/"
+    )

@@ -1,0 +1,276 @@
+"""A task's signature as data: binds a call to names, checks it, and reads it back from JSON.
+
+One msgspec Struct is compiled per task from the annotations, when it is first needed, so that
+annotations may name classes that are defined below the task.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from inspect import Parameter
+from types import NoneType
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from bananas_core.errors import ConfigurationError, InvalidPayload
+from bananas_core.message import encode_payload
+
+_SCALARS: Final = frozenset({str, int, float, bool, bytes, NoneType})
+"""Types whose values are proved good by ``convert`` alone."""
+
+
+class Arguments:
+    """Binding, validation and decoding for one function."""
+
+    def __init__(self, fn: Callable[..., Any], task: str) -> None:
+        self._fn = fn
+        self._task = task
+        self._signature = signature_of(fn, task)
+        parameters = self._signature.parameters.values()
+        self._positions = tuple(
+            p.name for p in parameters if p.kind is Parameter.POSITIONAL_OR_KEYWORD
+        )
+        self._named = dict.fromkeys(
+            p.name for p in parameters if p.kind is not Parameter.VAR_KEYWORD
+        )
+        self._required = tuple(
+            p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD
+        )
+        self._extra = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        self._model: type[Any] | None = None
+        self._extra_type: Any = Any
+        self._decoder: msgspec.json.Decoder[Any] | None = None
+        self.result_type: Any = None
+        """The return annotation; None when there is none."""
+
+    def encode(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], max_bytes: int
+    ) -> bytes:
+        """A call's arguments, bound to names, as a JSON object. Defaults are left to the worker.
+
+        Raises:
+            InvalidPayload: an argument is missing, unknown, of the wrong type, or has no JSON
+                form. The text names it.
+            PayloadTooLarge: over ``max_bytes``.
+        """
+        bound = self._bind(args, kwargs)
+        self._validate(bound)
+        raw = encode_value(bound, f"arguments of {self._task}", max_bytes)
+        if any(type(value) not in _SCALARS for value in bound.values()):
+            # An object may pass `convert` as it is and yet hold what can't be read back.
+            self.decode(raw)
+        return raw
+
+    def decode(self, payload: bytes) -> dict[str, Any]:
+        """The arguments to call the function with, converted to their annotations.
+
+        Raises:
+            InvalidPayload: an argument is missing, unknown or of the wrong type.
+        """
+        model = self.compile()
+        try:
+            if self._extra is None:
+                assert self._decoder is not None
+                values = self._decoder.decode(payload)
+                return {n: v for n in self._named if (v := getattr(values, n)) is not UNSET}
+            plain = msgspec.json.decode(payload, type=dict[str, Any])
+            named = {n: v for n, v in plain.items() if n in self._named}
+            values = msgspec.convert(named, model, builtin_types=(), str_keys=True, dec_hook=_read)
+            found = {n: v for n in self._named if (v := getattr(values, n)) is not UNSET}
+            for name, value in plain.items():
+                if name not in self._named:
+                    found[name] = self._convert_extra(name, value, from_json=True)
+            return found
+        except msgspec.ValidationError as error:
+            raise self._invalid(error) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidPayload(f"payload of {self._task} is not JSON: {error}") from error
+
+    def compile(self) -> type[Any]:
+        """The Struct of this signature.
+
+        Raises:
+            ConfigurationError: an annotation can't be resolved, or can't be read from JSON.
+        """
+        if self._model is not None:
+            return self._model
+        hints = self._hints()
+        fields: list[tuple[str, Any, Any] | tuple[str, Any]] = []
+        for parameter in self._signature.parameters.values():
+            hint = hints.get(parameter.name, Any)
+            if parameter.kind is Parameter.VAR_KEYWORD:
+                self._extra_type = hint
+            elif parameter.default is Parameter.empty:
+                fields.append((parameter.name, hint))
+            else:
+                if parameter.default is None:
+                    hint = typing.Optional[hint]  # noqa: UP045
+                fields.append((parameter.name, typing.Union[hint, UnsetType], UNSET))  # noqa: UP007
+        try:
+            model = msgspec.defstruct(
+                "Arguments", fields, kw_only=True, forbid_unknown_fields=True, gc=False
+            )
+            self._decoder = msgspec.json.Decoder(model, dec_hook=_read)
+            msgspec.json.Decoder(self._extra_type, dec_hook=_read)
+        except (TypeError, NameError) as error:
+            raise ConfigurationError(
+                f"the arguments of task {self._task!r} can't be read from JSON: {error}"
+            ) from error
+        self.result_type = hints.get("return")
+        self._model = model
+        return model
+
+    def _hints(self) -> dict[str, Any]:
+        try:
+            return typing.get_type_hints(inspect.unwrap(self._fn), include_extras=True)
+        except NameError as error:
+            raise ConfigurationError(
+                f"an annotation of task {self._task!r} can't be resolved: {error}; "
+                "import the name at the top of the task's module, outside TYPE_CHECKING"
+            ) from error
+
+    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        if len(args) > len(self._positions):
+            raise InvalidPayload(
+                f"{self._task} takes {len(self._positions)} positional arguments, got {len(args)}"
+            )
+        bound = dict(zip(self._positions, args, strict=False))
+        for name, value in kwargs.items():
+            if name in bound:
+                raise InvalidPayload(f"{self._task} got argument {name!r} twice")
+            if name not in self._named and self._extra is None:
+                raise InvalidPayload(f"{self._task} has no argument {name!r}")
+            bound[name] = value
+        for name in self._required:
+            if name not in bound:
+                raise InvalidPayload(f"{self._task} needs argument {name!r}")
+        return bound
+
+    def _validate(self, bound: dict[str, Any]) -> None:
+        model = self.compile()
+        try:
+            if self._extra is None:
+                msgspec.convert(bound, model, dec_hook=_read)
+                return
+            named = {n: v for n, v in bound.items() if n in self._named}
+            msgspec.convert(named, model, dec_hook=_read)
+            for name, value in bound.items():
+                if name not in self._named:
+                    self._convert_extra(name, value, from_json=False)
+        except msgspec.ValidationError as error:
+            raise self._invalid(error) from error
+
+    def _convert_extra(self, name: str, value: Any, *, from_json: bool) -> Any:
+        types: tuple[type, ...] | None = () if from_json else None
+        try:
+            return msgspec.convert(
+                value, self._extra_type, builtin_types=types, str_keys=from_json, dec_hook=_read
+            )
+        except msgspec.ValidationError as error:
+            raise InvalidPayload(f"argument {name!r} of {self._task}: {error}") from error
+
+    def _invalid(self, error: msgspec.ValidationError) -> InvalidPayload:
+        what, _, where = str(error).partition(" - at `$.")
+        if where:
+            name, dot, rest = where.rstrip("`").partition(".")
+            return InvalidPayload(f"argument {name!r} of {self._task}: {what}{dot}{rest}")
+        return InvalidPayload(f"arguments of {self._task}: {what}")
+
+
+def signature_of(fn: Callable[..., Any], task: str) -> inspect.Signature:
+    """The signature of a function that can be a task.
+
+    Raises:
+        ConfigurationError: it has ``*args`` or positional-only parameters, which have no name
+            to be sent under, or a name that JSON arguments can't have.
+    """
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"task {task!r} has no readable signature: {error}") from error
+    for parameter in signature.parameters.values():
+        if parameter.kind is Parameter.VAR_POSITIONAL:
+            raise ConfigurationError(
+                f"task {task!r} takes *{parameter.name}; arguments are sent by name, so take a "
+                "list instead"
+            )
+        if parameter.kind is Parameter.POSITIONAL_ONLY:
+            raise ConfigurationError(
+                f"task {task!r}: {parameter.name!r} is positional-only; arguments are sent by name"
+            )
+        if parameter.name.startswith("__"):
+            raise ConfigurationError(
+                f"task {task!r}: an argument can't be named {parameter.name!r}"
+            )
+    return signature
+
+
+def encode_value(value: object, what: str, max_bytes: int) -> bytes:
+    """JSON of a value that may hold pydantic models.
+
+    Raises:
+        InvalidPayload: no JSON form; PayloadTooLarge: over ``max_bytes``.
+    """
+    try:
+        if "pydantic" in sys.modules:
+            try:
+                return encode_payload(value, max_bytes=max_bytes)
+            except InvalidPayload as error:
+                if not isinstance(error.__cause__, TypeError):
+                    raise
+                value = msgspec.to_builtins(value, enc_hook=_write)
+        return encode_payload(value, max_bytes=max_bytes)
+    except InvalidPayload as error:
+        raise type(error)(f"{what}: {error}") from error
+    except TypeError as error:
+        raise InvalidPayload(f"{what} can't be encoded as JSON: {error}") from error
+
+
+def convert_result(value: Any, annotation: Any) -> Any:
+    """A result read from JSON as its task's return annotation says; as it is, if it can't be."""
+    try:
+        return msgspec.convert(value, annotation, builtin_types=(), str_keys=True, dec_hook=_read)
+    except (msgspec.ValidationError, TypeError):
+        return value
+
+
+def _base_model() -> Any:
+    """pydantic's BaseModel, if anybody has imported it."""
+    module = sys.modules.get("pydantic")
+    return getattr(module, "BaseModel", None)
+
+
+def _read(annotation: Any, value: Any) -> Any:
+    """msgspec's hook for types that it doesn't know."""
+    if isinstance(annotation, type) and isinstance(value, annotation):
+        return value
+    base = _base_model()
+    if base is not None and isinstance(annotation, type) and issubclass(annotation, base):
+        try:
+            return annotation.model_validate(value)
+        except ValueError as error:
+            raise ValueError(_brief(error)) from error
+    raise ValueError(f"Expected `{annotation!r}`, got `{type(value).__name__}`")
+
+
+def _write(value: Any) -> Any:
+    """msgspec's hook for objects that it doesn't know."""
+    base = _base_model()
+    if base is not None and isinstance(value, base):
+        return value.model_dump(mode="json")
+    raise TypeError(f"objects of type {type(value).__qualname__} have no JSON form")
+
+
+def _brief(error: ValueError) -> str:
+    """A pydantic error in one line."""
+    details = getattr(error, "errors", None)
+    if details is None:
+        return str(error)
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in details()
+    )

@@ -1,0 +1,286 @@
+"""The producer's side: put, then send with confirmation, then settle; in batches.
+
+Jobs that are submitted concurrently share requests. Nothing waits when no request is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from bananas_core.blobs import INLINE, encode_payload_value
+from bananas_core.clock import Clock
+from bananas_core.codec import CLAIM_CHECK, CodecContext, Codecs
+from bananas_core.errors import (
+    PayloadTooLarge,
+    ResultBackendError,
+    TransportError,
+    TransportUnavailable,
+)
+from bananas_core.job import JobPut, PutAnswer, PutKind, Ready, Settled
+from bananas_core.message import with_fields
+from bananas_core.options import Submission, to_put
+from bananas_core.pair import Pair
+from bananas_core.plugins import PluginManager
+from bananas_core.transport import Outgoing
+
+log = logging.getLogger("bananas.submit")
+
+BATCH: Final = 500
+"""Jobs in one request."""
+FLIGHTS: Final = 2
+"""Requests under way at once."""
+SETTLE_WITHIN: Final = 1.0
+"""Seconds after which confirmed sends are settled if no other put takes them along."""
+SEND_WAITS: Final = (0.1, 0.4, 1.0)
+"""Seconds between tries to send what is recorded already."""
+HEADROOM: Final = 16_384
+"""Bytes of a message that are not its payload."""
+
+
+class _Group:
+    """Jobs of one caller that go together, and where the caller waits."""
+
+    __slots__ = ("future", "jobs")
+
+    def __init__(self, jobs: Sequence[Submission]) -> None:
+        self.jobs = jobs
+        self.future: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+
+
+class Submitter:
+    """Submits through one open pair, on one event loop."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        plugins: PluginManager,
+        codecs: Codecs,
+        *,
+        clock: Clock,
+    ) -> None:
+        self._pair = pair
+        self._plugins = plugins
+        self._codecs = codecs
+        self._clock = clock
+        room = pair.transport.capabilities.max_message
+        self._inline = min(INLINE, max(0, room - HEADROOM) * 3 // 4)
+        self._queue: deque[_Group] = deque()
+        self._flights: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+        self._settled: list[Settled] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._settling: asyncio.Task[None] | None = None
+
+    async def submit(self, jobs: Sequence[Submission]) -> list[str]:
+        """Record and send; ids in order. An existing id stays the job that it is.
+
+        Raises:
+            InvalidPayload, PayloadTooLarge: nothing was sent.
+            TransportError, ResultBackendError: it is unknown what was accepted. Recorded jobs
+                that could not be sent are sent by any worker later. Safe to repeat with the
+                same ids.
+        """
+        groups = [_Group(jobs[start : start + BATCH]) for start in range(0, len(jobs), BATCH)]
+        self._queue.extend(groups)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._take_off)
+        ids: list[str] = []
+        answers = await asyncio.gather(*(g.future for g in groups), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            ids.extend(answer)
+        return ids
+
+    async def send_ready(self, ready: Sequence[Ready]) -> None:
+        """Send what a signal made pending. An outage is logged: the guard sends it later."""
+        if not ready or self._pair.fused:
+            return
+        messages = [
+            Outgoing(body=r.message, queue=r.routing_key, priority=r.priority, head=r.head)
+            for r in ready
+        ]
+        try:
+            answers = await self._pair.transport.send(messages)
+        except TransportError as error:
+            log.warning("%d messages were not sent and will be later: %s", len(ready), error)
+            return
+        self._settle_later(
+            Settled(id=item.id, gen=item.gen)
+            for item, refused in zip(ready, answers, strict=True)
+            if refused is None
+        )
+
+    async def close(self) -> None:
+        """Finish what was submitted, and settle it. Safe to repeat."""
+        while self._queue or self._flights:
+            self._take_off()
+            await asyncio.wait(self._flights)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._settling is not None:
+            await self._settling
+        await self._settle()
+
+    def _take_off(self) -> None:
+        """Start requests as far as there may be more."""
+        self._scheduled = False
+        while self._queue and len(self._flights) < FLIGHTS:
+            groups = [self._queue.popleft()]
+            size = len(groups[0].jobs)
+            while self._queue and size + len(self._queue[0].jobs) <= BATCH:
+                size += len(self._queue[0].jobs)
+                groups.append(self._queue.popleft())
+            flight = asyncio.get_running_loop().create_task(self._fly(groups))
+            self._flights.add(flight)
+            flight.add_done_callback(self._landed)
+
+    def _landed(self, flight: asyncio.Task[None]) -> None:
+        self._flights.discard(flight)
+        if self._queue:
+            self._take_off()
+
+    async def _fly(self, groups: Sequence[_Group]) -> None:
+        """One request; every caller gets its ids, or the first error among its jobs."""
+        jobs = [job for group in groups for job in group.jobs]
+        results: list[str | Exception]
+        try:
+            results = await self._send(jobs)
+        except Exception as error:
+            results = [error] * len(jobs)
+        except asyncio.CancelledError:
+            results = [TransportUnavailable("the app was closed; the outcome is unknown")] * len(
+                jobs
+            )
+        start = 0
+        for group in groups:
+            mine = results[start : start + len(group.jobs)]
+            start += len(group.jobs)
+            if group.future.done():
+                continue  # its caller was cancelled
+            refused = next((item for item in mine if isinstance(item, Exception)), None)
+            if refused is not None:
+                group.future.set_exception(refused)
+            else:
+                group.future.set_result([item for item in mine if isinstance(item, str)])
+
+    async def _send(self, jobs: list[Submission]) -> list[str | Exception]:
+        wanted: list[Submission | Exception] = list(jobs)
+        if self._plugins.has("before_submit"):
+            wanted = await self._plugins.before_submit(jobs)
+        results: list[str | Exception] = []
+        live: list[Submission] = []
+        puts: list[JobPut] = []
+        places: list[int] = []
+        for job in wanted:
+            try:
+                if isinstance(job, Exception):
+                    raise job
+                put = await self._put_of(job)
+            except Exception as error:
+                results.append(error)
+                continue
+            places.append(len(results))
+            results.append(put.id)
+            live.append(job)
+            puts.append(put)
+        if not puts:
+            return results
+        settled, self._settled = self._settled, []
+        try:
+            answers = await self._pair.backend.put(puts, settled=settled)
+        except BaseException:
+            self._settled.extend(settled)
+            raise
+        for place, refused in await self._send_messages(puts, answers):
+            results[places[place]] = refused
+        if self._plugins.has("after_submit"):
+            await self._plugins.after_submit(live, answers)
+        return results
+
+    async def _put_of(self, job: Submission) -> JobPut:
+        """The ledger's record of a submission, its payload encoded and checked in."""
+        message = job.message
+        payload = bytes(message.payload)
+        if self._codecs or len(payload) > self._inline:
+            wait = job.delay or 0.0
+            if message.run_at is not None:
+                wait = max(0.0, message.run_at.timestamp() - self._clock.now())
+            encoding, payload = await encode_payload_value(
+                payload,
+                CodecContext(job_id=message.id, name=message.name, kind="payload"),
+                codecs=self._codecs,
+                backend=self._pair.backend,
+                inline=self._inline,
+                wait=wait,
+            )
+            if encoding:
+                message = replace(message, encoding=encoding, payload=msgspec.Raw(payload))
+        put = to_put(replace(job, message=message))
+        most = self._pair.transport.capabilities.max_message
+        if len(put.message) > most:
+            raise PayloadTooLarge(f"a message of {len(put.message)} bytes is over {most}")
+        return put
+
+    async def _send_messages(
+        self, puts: Sequence[JobPut], answers: Sequence[PutAnswer]
+    ) -> list[tuple[int, TransportError]]:
+        """Send what is pending; which were refused, by place."""
+        places = [i for i, answer in enumerate(answers) if answer.send]
+        if self._pair.fused or not places:
+            return []
+        messages = []
+        for i in places:
+            put, gen = puts[i], answers[i].gen
+            body = put.message if gen == 1 else with_fields(put.message, gen=gen)
+            messages.append(Outgoing(body=body, queue=put.routing_key, priority=put.priority))
+        sent = await self._send_surely(messages)
+        # A job that existed before may have been put with another routing key: its guard stays.
+        self._settle_later(
+            Settled(id=puts[i].id, gen=answers[i].gen)
+            for i, refused in zip(places, sent, strict=True)
+            if refused is None and answers[i].kind is PutKind.CREATED
+        )
+        return [(i, error) for i, error in zip(places, sent, strict=True) if error is not None]
+
+    async def _send_surely(self, messages: Sequence[Outgoing]) -> list[TransportError | None]:
+        """``send``, tried again a few times: the jobs are recorded, so a copy does no harm."""
+        for wait in (*SEND_WAITS, None):
+            try:
+                return await self._pair.transport.send(messages)
+            except TransportUnavailable as error:
+                if wait is None:
+                    raise TransportUnavailable(
+                        f"{len(messages)} jobs are recorded but could not be sent ({error}); "
+                        "workers will send them; submitting again with the same ids is safe"
+                    ) from error
+                await asyncio.sleep(wait)
+        raise AssertionError("unreachable")
+
+    def _settle_later(self, settled: Iterable[Settled]) -> None:
+        self._settled.extend(settled)
+        if self._settled and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SETTLE_WITHIN, self._settle_now)
+
+    def _settle_now(self) -> None:
+        self._timer = None
+        if self._settled:
+            self._settling = asyncio.get_running_loop().create_task(self._settle())
+
+    async def _settle(self) -> None:
+        """Clear the guards of confirmed sends. Not done, they fire, which costs a copy."""
+        settled, self._settled = self._settled, []
+        if not settled:
+            return
+        try:
+            await self._pair.backend.put([], settled=settled)
+        except ResultBackendError as error:
+            log.warning("%d sends are not settled: %s", len(settled), error)

@@ -1,0 +1,265 @@
+"""A task: a registered function with its options and its signature."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
+
+from bananas_core.arguments import Arguments, encode_value
+from bananas_core.clock import seconds
+from bananas_core.errors import ConfigurationError, InvalidPayload
+from bananas_core.handle import Job
+from bananas_core.message import Backoff, check_name
+from bananas_core.options import JobOptions, check_options
+from bananas_core.retry import RetryPolicy
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Host(Protocol):
+    """What a task needs of its app."""
+
+    @property
+    def max_payload(self) -> int: ...
+
+    async def submit_specs(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
+        """Submit in order."""
+        ...
+
+    def submit_specs_blocking(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
+        """The same for code without an event loop."""
+        ...
+
+
+class JobSpec(Generic[R]):
+    """A job that was not sent yet: a task, encoded arguments, and options. Never changes."""
+
+    __slots__ = ("_host", "annotation", "name", "options_given", "payload")
+
+    def __init__(
+        self, host: Host, name: str, payload: bytes, options: JobOptions, annotation: Any = None
+    ) -> None:
+        self._host = host
+        self.name = name
+        self.payload = payload
+        self.options_given = options
+        self.annotation = annotation
+
+    def __repr__(self) -> str:
+        return f"<JobSpec {self.name} {self.payload.decode():.80}>"
+
+    def options(self, **options: Unpack[JobOptions]) -> JobSpec[R]:
+        """A copy with these options set over earlier ones.
+
+        Raises:
+            InvalidPayload: an unknown option or an impossible value.
+        """
+        merged = merge(self.options_given, options)
+        check_options(merged)
+        return JobSpec(self._host, self.name, self.payload, merged, self.annotation)
+
+    async def submit(self) -> Job[R]:
+        """Submit it; see ``Task.submit``. Submitting a spec twice makes two jobs, unless it has
+        a ``job_id``."""
+        return (await self._host.submit_specs([self]))[0]
+
+    def submit_blocking(self) -> Job[R]:
+        """``submit`` for code without an event loop."""
+        return self._host.submit_specs_blocking([self])[0]
+
+
+class Task(Generic[P, R]):
+    """A function that can be submitted; made by ``@app.task``. ``R`` is what a job results in.
+
+    Calling it runs the function here and now, without any job.
+    """
+
+    is_async: bool
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        host: Host,
+        *,
+        name: str,
+        routing_key: str = "default",
+        priority: int = 50,
+        max_attempts: int = 3,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        result: bool = True,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self.name = name
+        self.fn = fn
+        self.routing_key = routing_key
+        self.priority = priority
+        self.max_attempts = max_attempts
+        self.timeout = timeout
+        self.queue_timeout = queue_timeout
+        self.result = result
+        self.retry = retry or RetryPolicy()
+        self._host = host
+        self._arguments = Arguments(fn, name)
+        self.__doc__ = fn.__doc__
+        self.__module__ = fn.__module__
+        self.__wrapped__ = fn
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    async def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """Accept a job with these arguments. When this returns, the job is recorded and sent.
+
+        Raises:
+            InvalidPayload, PayloadTooLarge: the arguments; nothing was sent.
+            TransportError, ResultBackendError: the outcome is unknown. To try again safely,
+                choose the id: ``task.job(…).options(job_id=…).submit()``.
+        """
+        return (await self._host.submit_specs([self.job(*args, **kwargs)]))[0]
+
+    async def submit_many(
+        self, arguments: Sequence[Mapping[str, Any]], **options: Unpack[JobOptions]
+    ) -> list[Job[R]]:
+        """Submit one job for each mapping of named arguments, in batches; handles in order.
+
+        Raises:
+            InvalidPayload: one of them is not valid; nothing was sent.
+            TransportError, ResultBackendError: it is unknown which of them were accepted.
+        """
+        return await self._host.submit_specs(self._specs(arguments, options))
+
+    def job(self, *args: P.args, **kwargs: P.kwargs) -> JobSpec[R]:
+        """The job that ``submit`` would send, unsent.
+
+        Raises:
+            InvalidPayload: the arguments don't fit the signature, or have no JSON form.
+        """
+        return self._spec(args, kwargs, self._defaults())
+
+    def submit_blocking(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """``submit`` for code without an event loop."""
+        return self._host.submit_specs_blocking([self.job(*args, **kwargs)])[0]
+
+    def submit_many_blocking(
+        self, arguments: Sequence[Mapping[str, Any]], **options: Unpack[JobOptions]
+    ) -> list[Job[R]]:
+        """``submit_many`` for code without an event loop."""
+        return self._host.submit_specs_blocking(self._specs(arguments, options))
+
+    def named(self, payload: Mapping[str, Any], options: JobOptions) -> JobSpec[R]:
+        """The job for a mapping of named arguments and options. Raises InvalidPayload."""
+        return self._specs([payload], options)[0]
+
+    def decode_arguments(self, payload: bytes) -> dict[str, Any]:
+        """Plain JSON to the arguments of a call, converted as annotated. Raises InvalidPayload."""
+        return self._arguments.decode(payload)
+
+    def encode_result(self, value: object) -> bytes:
+        """A return value as plain JSON.
+
+        Raises:
+            InvalidPayload: it has no JSON form, or is NaN or infinite.
+            PayloadTooLarge: over the app's ``max_payload``.
+        """
+        return encode_value(value, f"result of {self.name}", self._host.max_payload)
+
+    def _specs(
+        self, arguments: Sequence[Mapping[str, Any]], options: JobOptions
+    ) -> list[JobSpec[R]]:
+        merged = self._defaults()
+        if options:
+            merged = merge(merged, options)
+            check_options(merged)
+            if "job_id" in merged and len(arguments) > 1:
+                raise InvalidPayload("job_id names one job; leave it out for several")
+        return [self._spec((), mapping, merged) for mapping in arguments]
+
+    def _spec(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: JobOptions
+    ) -> JobSpec[R]:
+        payload = self._arguments.encode(args, kwargs, self._host.max_payload)
+        return JobSpec(self._host, self.name, payload, options, self._arguments.result_type)
+
+    def _defaults(self) -> JobOptions:
+        options = JobOptions(
+            routing_key=self.routing_key, priority=self.priority, max_attempts=self.max_attempts
+        )
+        if self.timeout is not None:
+            options["timeout"] = self.timeout
+        if self.queue_timeout is not None:
+            options["queue_timeout"] = self.queue_timeout
+        return options
+
+
+class AsyncTask(Task[P, R]):
+    """A task whose function is ``async def``."""
+
+    is_async = True
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here."""
+        return await self.fn(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+class SyncTask(Task[P, R]):
+    """A task whose function is ``def``; workers run it on a thread or in a process."""
+
+    is_async = False
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here."""
+        return self.fn(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+def make_task(
+    fn: Callable[..., Any],
+    host: Host,
+    *,
+    name: str | None,
+    retry: RetryPolicy | Backoff | None,
+    result: bool,
+    options: JobOptions,
+) -> Task[Any, Any]:
+    """Check a function and its options, and build the task.
+
+    Raises:
+        ConfigurationError: the function can't be a task, or an option is impossible.
+    """
+    name = name or getattr(fn, "__name__", "")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise ConfigurationError(f"task {name!r} is a generator; return a value instead")
+    if inspect.isclass(fn) or not callable(fn):
+        raise ConfigurationError(f"a task is a function, not {fn!r}")
+    if isinstance(retry, Backoff):
+        retry = RetryPolicy(backoff=retry)
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise ConfigurationError(f"retry of task {name!r} is a RetryPolicy or a Backoff")
+    options = merge(options, {})
+    try:
+        check_name("name", name)
+        check_options(options)
+    except InvalidPayload as error:
+        raise ConfigurationError(f"task {name!r}: {error}") from error
+    timeout, queue_timeout = options.get("timeout"), options.get("queue_timeout")
+    kind = AsyncTask if inspect.iscoroutinefunction(fn) else SyncTask
+    return kind(
+        fn,
+        host,
+        name=name,
+        routing_key=options.get("routing_key", "default"),
+        priority=int(options.get("priority", 50)),
+        max_attempts=options.get("max_attempts", 3),
+        timeout=None if timeout is None else seconds(timeout),
+        queue_timeout=None if queue_timeout is None else seconds(queue_timeout),
+        result=result,
+        retry=retry,
+    )
+
+
+def merge(options: JobOptions, over: JobOptions) -> JobOptions:
+    """Both, the second going first; None means not given."""
+    merged = {**options, **over}
+    return {k: v for k, v in merged.items() if v is not None}  # type: ignore[return-value]

@@ -1,0 +1,319 @@
+"""The whole system on virtual time: real submitter, real workers, a bad network, crashes.
+
+One seed fixes everything: which jobs, which faults, which interleaving. ``simulate`` raises
+``Violation`` with the seed in its text, and the same seed replays the same run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+
+from bananas_core.app import Bananas
+from bananas_core.clock import Clock
+from bananas_core.context import current_job
+from bananas_core.errors import BananasError, Snooze
+from bananas_core.job import FINAL, Job, JobState
+from bananas_core.pair import Pair
+from bananas_core.renew import LoopKeeper
+from bananas_core.testing.faulty import Faults, faulty_backend, faulty_transport
+from bananas_core.testing.virtual import EPOCH, Process, VirtualClock, VirtualLoop, install
+from bananas_core.worker import Worker, WorkerOptions
+
+MakePair = Callable[[Clock, random.Random], Pair]
+"""Opens nothing: a new connection to the one simulated broker of this run."""
+
+CHAOS: Final = 15.0
+"""Virtual seconds during which faults happen."""
+SETTLE_WITHIN: Final = 150.0
+"""Virtual seconds after which every accepted job must be final."""
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """One job to submit: ``fails`` attempts fail before one succeeds."""
+
+    id: str
+    name: str
+    number: int
+    fails: int
+    delay: float | None
+    priority: int
+    cancel: bool
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A body that started."""
+
+    id: str
+    attempt: int
+    at: float
+
+
+class World:
+    """Everything that one seed makes."""
+
+    def __init__(self, seed: int, loop: VirtualLoop, make_pair: MakePair) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.loop = loop
+        self.make_pair = make_pair
+        self.clock = VirtualClock(loop)
+        rng = self.rng
+        self.faults = Faults(
+            lost_request=rng.choice([0.0, 0.01, 0.05]),
+            lost_reply=rng.choice([0.0, 0.01, 0.05]),
+            max_delay=rng.choice([0.0, 0.05, 0.3]),
+        )
+        self.runs: list[Run] = []
+        self.accepted: dict[str, tuple[Plan, float]] = {}
+        self.cancelled: set[str] = set()
+        self.crashes = 0
+        self.processes: list[Process] = []
+
+    def pair(self, process: Process) -> Pair:
+        """A connection for one process, through the bad network."""
+        pair = self.make_pair(self.clock, self.rng)
+        pair.transport = faulty_transport(pair.transport, self.faults, self.rng, process)
+        pair.backend = faulty_backend(pair.backend, self.faults, self.rng, process)
+        return pair
+
+    async def app(self, process: Process) -> Bananas:
+        """The app of one process, opened on its own connection."""
+        app = Bananas("memory://simulation", clock=self.clock)
+        add_tasks(app, self)
+        await app.open(pair=self.pair(process))
+        return app
+
+    def plans(self) -> list[Plan]:
+        """The jobs of this run."""
+        rng = self.rng
+        names = ["quick", "quick", "flaky", "slow", "snoozing"]
+        plans = []
+        for number in range(rng.randint(4, 12)):
+            name = rng.choice(names)
+            plans.append(
+                Plan(
+                    id=f"job-{number}",
+                    name=name,
+                    number=number,
+                    fails=rng.randint(1, 2) if name == "flaky" else 0,
+                    delay=rng.choice([None, None, None, 0.5, 8.0]),
+                    priority=rng.choice([0, 10, 50, 90, 100]),
+                    cancel=rng.random() < 0.15,
+                )
+            )
+        return plans
+
+
+def add_tasks(app: Bananas, world: World) -> None:
+    """The simulated bodies; each notes that it started."""
+
+    def started() -> None:
+        job = current_job()
+        world.runs.append(Run(id=job.id, attempt=job.attempt, at=world.clock.now()))
+
+    @app.task(name="quick")
+    async def quick(number: int) -> int:
+        started()
+        return number
+
+    @app.task(name="slow")
+    async def slow(number: int) -> int:
+        started()
+        await asyncio.sleep(world.rng.uniform(0.5, 4.0))
+        return number
+
+    @app.task(name="flaky", max_attempts=5)
+    async def flaky(number: int, fails: int) -> int:
+        started()
+        failed = world_failures(world, current_job().id)
+        await asyncio.sleep(0.1)
+        if failed <= fails:
+            raise ValueError(f"failure {failed}")
+        return number
+
+    @app.task(name="snoozing")
+    async def snoozing(number: int) -> int:
+        started()
+        if world_failures(world, current_job().id) == 1:
+            raise Snooze(delay=1.0)
+        return number
+
+
+def world_failures(world: World, id: str) -> int:
+    """How often this job's body has started, this time included."""
+    return sum(run.id == id for run in world.runs)
+
+
+def simulate(seed: int, make_pair: MakePair) -> World:
+    """Run one seed to its end.
+
+    Raises:
+        Violation: a promise was broken; the text names the seed.
+    """
+    loop = VirtualLoop()
+    install(loop)
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(_simulate(World(seed, loop, make_pair)))
+    except Violation as error:
+        raise Violation(f"seed {seed}: {error}") from error
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+async def _simulate(world: World) -> World:
+    workers = world.rng.randint(1, 3)
+    keepers = [asyncio.ensure_future(_keep_worker(world, n)) for n in range(workers)]
+    outages = asyncio.ensure_future(_outages(world))
+    producer = Process("producer")
+    producing = producer.spawn(_produce(world, producer))
+    await asyncio.sleep(CHAOS)
+    outages.cancel()
+    world.faults.lost_request = world.faults.lost_reply = 0.0
+    world.faults.down_until = 0.0
+    await producing
+    witness = Process("witness")
+    pair = world.pair(witness)
+    await pair.open()
+    try:
+        await _check(world, pair)
+    finally:
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, outages, return_exceptions=True)
+        for process in (*world.processes, producer):
+            process.crash()
+            await process.gone()
+        await pair.close()
+    return world
+
+
+async def _keep_worker(world: World, number: int) -> None:
+    """One worker that is started again whenever it ends, and crashes now and then."""
+    rng = world.rng
+    while True:
+        process = Process(f"worker-{number}")
+        world.processes.append(process)
+        task = process.spawn(_work(world, process))
+        crash_after = rng.expovariate(1 / 12)
+        if asyncio.get_running_loop().time() + crash_after < CHAOS and rng.random() < 0.7:
+            await asyncio.wait({task}, timeout=crash_after)
+            if not task.done():
+                world.crashes += 1
+                process.crash()
+                await process.gone()
+            await asyncio.sleep(rng.uniform(0.0, 4.0))
+        else:
+            await asyncio.wait({task})
+            await asyncio.sleep(0.5)
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            error = task.exception()
+            if not isinstance(error, BananasError):
+                raise Violation(f"a worker died of {error!r}") from error
+
+
+async def _work(world: World, process: Process) -> None:
+    app = await world.app(process)
+    worker = Worker(
+        app,
+        WorkerOptions(concurrency=world.rng.choice([1, 2, 4])),
+        keeper=LoopKeeper(app.backend, world.clock),
+        clock=world.clock,
+        rng=world.rng,
+        sweep_every=0.5,
+    )
+    await worker.run()
+
+
+async def _outages(world: World) -> None:
+    """Now and then nobody can reach the broker for some seconds."""
+    rng = world.rng
+    while True:
+        await asyncio.sleep(rng.uniform(2.0, 20.0))
+        world.faults.down_until = asyncio.get_running_loop().time() + rng.uniform(0.5, 8.0)
+
+
+async def _produce(world: World, process: Process) -> None:
+    """Submit all jobs; an unknown outcome is tried again with the same id."""
+    app = await world.app(process)
+    for plan in world.plans():
+        payload: dict[str, Any] = {"number": plan.number}
+        if plan.name == "flaky":
+            payload["fails"] = plan.fails
+        begun = world.clock.now()
+        job = await _insist(
+            lambda plan=plan, payload=payload: app.submit_job(  # type: ignore[misc]
+                plan.name,
+                payload,
+                job_id=plan.id,
+                priority=plan.priority,
+                delay=plan.delay,
+                max_attempts=5,
+            )
+        )
+        world.accepted[plan.id] = (plan, begun)
+        await asyncio.sleep(world.rng.uniform(0.0, 1.0))
+        if plan.cancel and await _insist(job.cancel):
+            world.cancelled.add(plan.id)
+
+
+async def _insist(call: Callable[[], Awaitable[Any]]) -> Any:
+    """Repeat a call whose outcome is unknown."""
+    while True:
+        try:
+            return await call()
+        except BananasError:
+            await asyncio.sleep(0.5)
+
+
+async def _check(world: World, pair: Pair) -> None:
+    ids = list(world.accepted)
+    deadline = asyncio.get_running_loop().time() + SETTLE_WITHIN
+    while True:
+        jobs = {job.id: job for job in await pair.backend.get(ids) if job is not None}
+        live = [id for id in ids if id not in jobs or jobs[id].state not in FINAL]
+        if not live:
+            break
+        if asyncio.get_running_loop().time() > deadline:
+            shown = [f"{id}: {jobs.get(id)}" for id in live]
+            raise Violation(f"not final {SETTLE_WITHIN} s after the faults: {shown}")
+        await asyncio.sleep(1.0)
+    starts = defaultdict(list)
+    for run in world.runs:
+        starts[run.id].append(run)
+    for id, (plan, begun) in world.accepted.items():
+        check_job(world, plan, begun, jobs[id], starts[id])
+
+
+def check_job(world: World, plan: Plan, begun: float, job: Job, runs: list[Run]) -> None:
+    """What must hold for one job at the end, whatever happened on the way."""
+    text = f"{plan} ended as {job} after {runs}"
+    outcomes = [entry.outcome for entry in job.attempts]
+    if plan.id in world.cancelled:
+        if job.state not in (JobState.CANCELLED, JobState.COMPLETED):
+            raise Violation(f"cancelled, but {text}")
+    elif not plan.cancel and job.state is not JobState.COMPLETED and not world.crashes:
+        raise Violation(f"no crash, but {text}")
+    if outcomes.count("completed") != (1 if job.state is JobState.COMPLETED else 0):
+        raise Violation(f"not one recorded outcome: {text}")
+    if len(runs) > len(job.attempts):
+        raise Violation(f"ran without a claim: {text}")
+    if job.deaths and not world.crashes:
+        raise Violation(f"a death without a crash: {text}")
+    if plan.delay is not None and runs and runs[0].at < begun + plan.delay:
+        raise Violation(f"early: {text}")
+    if None in outcomes:
+        raise Violation(f"a claim without an outcome: {text}")
+    if job.created_at < EPOCH:
+        raise Violation(f"not the ledger's clock: {text}")
