@@ -7,6 +7,7 @@ annotations may name classes that are defined below the task.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import typing
 from collections.abc import Callable, Mapping
@@ -48,9 +49,7 @@ class Arguments:
         self.result_type: Any = None
         """The return annotation; None when there is none."""
 
-    def encode(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], max_bytes: int
-    ) -> bytes:
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], max_bytes: int) -> bytes:
         """A call's arguments, bound to names, as a JSON object. Defaults are left to the worker.
 
         Raises:
@@ -177,8 +176,10 @@ class Arguments:
     def _invalid(self, error: msgspec.ValidationError) -> InvalidPayload:
         what, _, where = str(error).partition(" - at `$.")
         if where:
-            name, dot, rest = where.rstrip("`").partition(".")
-            return InvalidPayload(f"argument {name!r} of {self._task}: {what}{dot}{rest}")
+            found = re.match(r"(\w+)\.?(.*)`", where, re.DOTALL)
+            name, inside = found.groups() if found else (where, "")
+            place = f" (at {inside})" if inside else ""
+            return InvalidPayload(f"argument {name!r} of {self._task}: {what}{place}")
         return InvalidPayload(f"arguments of {self._task}: {what}")
 
 
@@ -239,7 +240,7 @@ def convert_result(value: Any, annotation: Any) -> Any:
         return value
 
 
-def _base_model() -> Any:
+def _base_model() -> type[Any] | None:
     """pydantic's BaseModel, if anybody has imported it."""
     module = sys.modules.get("pydantic")
     return getattr(module, "BaseModel", None)
@@ -251,8 +252,9 @@ def _read(annotation: Any, value: Any) -> Any:
         return value
     base = _base_model()
     if base is not None and isinstance(annotation, type) and issubclass(annotation, base):
+        model: Any = annotation
         try:
-            return annotation.model_validate(value)
+            return model.model_validate(value)
         except ValueError as error:
             raise ValueError(_brief(error)) from error
     raise ValueError(f"Expected `{annotation!r}`, got `{type(value).__name__}`")

@@ -70,7 +70,6 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
-
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     value: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     encoding: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
@@ -16,7 +16,6 @@ from bananas_core.clock import seconds
 from bananas_core.errors import JobCancelled, JobExpired, JobFailed, JobNotFound, ResultTimeout
 from bananas_core.job import JobState, Ready, Signal, SignalKind
 from bananas_core.record import JobRecord, full_record
-from bananas_core.state import EXPIRED
 
 if TYPE_CHECKING:
     from bananas_core.codec import Codecs
@@ -30,8 +29,7 @@ WAIT: Final = 20.0
 
 
 class Desk(Protocol):
-    """What a handle needs of the app or client that gave it out. Any method of the handle works
-    on the desk that is open for the caller's event loop."""
+    """A ledger that is open on the running event loop, and how to read its values."""
 
     @property
     def backend(self) -> ResultBackend: ...
@@ -44,20 +42,24 @@ class Desk(Protocol):
         """Send what a signal made pending."""
         ...
 
-    def run_blocking(self, function: Callable[[Desk], Awaitable[T]]) -> T:
-        """Run ``function`` on an event loop that is not the caller's, with a desk that is open
-        there, and wait for it."""
+
+class Office(Desk, Protocol):
+    """What gives out handles: an app."""
+
+    def run_blocking(self, function: Callable[[Desk], Coroutine[Any, Any, T]]) -> T:
+        """Run ``function`` on an event loop of another thread, with a desk that is open there,
+        and wait for it."""
         ...
 
 
 class Job(Generic[R_co]):
     """One submitted job. Cheap, holds no connection of its own, and may be made from an id."""
 
-    __slots__ = ("_annotation", "_desk", "id")
+    __slots__ = ("_annotation", "_office", "id")
 
-    def __init__(self, id: str, desk: Desk, annotation: Any = None) -> None:
+    def __init__(self, id: str, office: Office, annotation: Any = None) -> None:
         self.id = id
-        self._desk = desk
+        self._office = office
         self._annotation = annotation
 
     def __repr__(self) -> str:
@@ -82,11 +84,11 @@ class Job(Generic[R_co]):
             JobNotFound: no such record, or it was pruned.
             InvalidPayload: the result can't be decoded here.
         """
-        return await _result(self._desk, self.id, timeout, self._annotation)  # type: ignore[no-any-return]
+        return await _result(self._office, self.id, timeout, self._annotation)  # type: ignore[no-any-return]
 
     async def status(self) -> JobState:
         """Where it stands now. Raises JobNotFound."""
-        return (await _get(self._desk, self.id)).state
+        return await _status(self._office, self.id)
 
     async def cancel(self, reason: str | None = None) -> bool:
         """Ask that the job doesn't run, or stops. Safe to repeat.
@@ -98,30 +100,30 @@ class Job(Generic[R_co]):
         Raises:
             JobNotFound: no such record.
         """
-        return await _cancel(self._desk, self.id, reason)
+        return await _cancel(self._office, self.id, reason)
 
     async def record(self) -> JobRecord:
         """Everything known of it. Raises JobNotFound."""
-        return await _record(self._desk, self.id)
+        return await _record(self._office, self.id)
 
     def result_blocking(self, timeout: timedelta | float | None = None) -> R_co:
         """``result`` for code without an event loop."""
         annotation = self._annotation
-        return self._desk.run_blocking(  # type: ignore[no-any-return]
+        return self._office.run_blocking(  # type: ignore[no-any-return]
             lambda desk: _result(desk, self.id, timeout, annotation)
         )
 
     def status_blocking(self) -> JobState:
         """``status`` for code without an event loop."""
-        return self._desk.run_blocking(lambda desk: Job[Any](self.id, desk).status())
+        return self._office.run_blocking(lambda desk: _status(desk, self.id))
 
     def cancel_blocking(self, reason: str | None = None) -> bool:
         """``cancel`` for code without an event loop."""
-        return self._desk.run_blocking(lambda desk: _cancel(desk, self.id, reason))
+        return self._office.run_blocking(lambda desk: _cancel(desk, self.id, reason))
 
     def record_blocking(self) -> JobRecord:
         """``record`` for code without an event loop."""
-        return self._desk.run_blocking(lambda desk: _record(desk, self.id))
+        return self._office.run_blocking(lambda desk: _record(desk, self.id))
 
 
 async def _get(desk: Desk, id: str) -> ledger.Job:
@@ -131,9 +133,11 @@ async def _get(desk: Desk, id: str) -> ledger.Job:
     return job
 
 
-async def _result(
-    desk: Desk, id: str, timeout: timedelta | float | None, annotation: Any
-) -> Any:
+async def _status(desk: Desk, id: str) -> JobState:
+    return (await _get(desk, id)).state
+
+
+async def _result(desk: Desk, id: str, timeout: timedelta | float | None, annotation: Any) -> Any:
     clock = asyncio.get_running_loop().time
     end = None if timeout is None else clock() + seconds(timeout)
     job = await _get(desk, id)
@@ -148,6 +152,8 @@ async def _result(
 
 async def _value(desk: Desk, job: ledger.Job, annotation: Any) -> Any:
     """The value of a final job, or the error that says how it ended."""
+    from bananas_core.state import EXPIRED  # only the worker's side needs it at import
+
     if job.state is JobState.CANCELLED:
         raise JobCancelled(None if job.cancel is None else job.cancel.reason)
     if job.state is not JobState.COMPLETED:

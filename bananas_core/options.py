@@ -73,7 +73,7 @@ def submission(
     timeout, queue_timeout = options.get("timeout"), options.get("queue_timeout")
     message = Message(
         v=VERSION,
-        id=check_name("job_id", options.get("job_id", id)),
+        id=options.get("job_id", id),
         name=check_name("name", name),
         payload=msgspec.Raw(payload),
         created_at=datetime.fromtimestamp(now, UTC),
@@ -122,9 +122,10 @@ def check_options(options: JobOptions) -> None:
     _check_whole("priority", options.get("priority", 50), 0, 100)
     _check_whole("max_attempts", options.get("max_attempts", 3), 1, 1_000_000)
     for option in ("job_id", "routing_key"):
-        if option in options and not isinstance(options[option], str):
-            raise InvalidPayload(f"{option} is a string, not {options[option]!r}")
-    check_name("routing_key", options.get("routing_key", "default"))
+        name: Any = options.get(option, "default")
+        if not isinstance(name, str):
+            raise InvalidPayload(f"{option} is a string, not {name!r}")
+        check_name(option, name)
 
 
 def to_put(submission: Submission) -> JobPut:

@@ -7,7 +7,7 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 import pluggy
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bananas.plugins")
 
-GROUP = "bananas.plugins"
+GROUP: Final = "bananas.plugins"
 
 
 class Plugin:
@@ -58,7 +58,8 @@ class PluginManager:
         Raises:
             ConfigurationError: no name, a name twice, or a hook that doesn't exist.
         """
-        if not isinstance(plugin, Plugin) or not plugin.name:
+        given: object = plugin
+        if not (isinstance(given, Plugin) and given.name):
             raise ConfigurationError(f"{plugin!r} is not a bananas.Plugin with a name")
         try:
             self._pluggy.register(plugin, plugin.name)
@@ -67,7 +68,7 @@ class PluginManager:
             raise ConfigurationError(f"plugin {plugin.name!r}: {error}") from error
         self._calls = {
             name: tuple(
-                (impl.plugin, _narrowed(impl.function, impl.argnames))
+                (cast(Plugin, impl.plugin), _narrowed(impl.function, impl.argnames))
                 for impl in reversed(caller.get_hookimpls())
             )
             for name, caller in vars(self._pluggy.hook).items()

@@ -91,9 +91,7 @@ def refuse_in_loop() -> None:
     )
 
 
-def wait_for(
-    loop: asyncio.AbstractEventLoop, function: Callable[[], Coroutine[Any, Any, T]]
-) -> T:
+def wait_for(loop: asyncio.AbstractEventLoop, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine function on a loop of another thread; an interrupted wait cancels it."""
     future = asyncio.run_coroutine_threadsafe(function(), loop)
     try:

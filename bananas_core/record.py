@@ -9,7 +9,7 @@ import msgspec
 
 from bananas_core.blobs import decode_payload_value, decode_result_value, plain_result
 from bananas_core.clock import to_datetime
-from bananas_core.codec import CLAIM_CHECK, CodecContext, Codecs
+from bananas_core.codec import CodecContext, Codecs
 from bananas_core.errors import InvalidPayload
 from bananas_core.job import AttemptInfo, ErrorInfo, Job, JobState, Progress
 from bananas_core.message import decode_stored

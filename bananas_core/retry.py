@@ -62,10 +62,9 @@ def decide(
         return Step(kind=OutcomeKind.SNOOZE, delay=max(0.0, error.delay))
     if isinstance(error, RateLimited):
         return Step(kind=OutcomeKind.SNOOZE, delay=max(0.0, error.retry_after))
-    asked = isinstance(error, Retry)
-    if not asked:
-        if isinstance(error, policy.no_retry_on) or not isinstance(error, policy.retry_on):
-            return FAIL
+    listed = isinstance(error, policy.retry_on) and not isinstance(error, policy.no_retry_on)
+    if not listed and not isinstance(error, Retry):
+        return FAIL
     if failures + 1 >= max_attempts:
         return FAIL
     backoff = backoff_override or policy.backoff

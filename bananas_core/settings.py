@@ -157,3 +157,13 @@ def _from_pyproject(folder: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path} can't be read: {error}") from error
     table = data.get("tool", {}).get("bananas", {})
     return {name.replace("-", "_"): value for name, value in table.items() if name != "app"}
+
+
+def make_default_folder(url: str) -> None:
+    """The folder of the default database, kept out of version control. Other URLs are left."""
+    if url == DEFAULT_URL:
+        folder = Path(DEFAULT_URL.removeprefix("sqlite:///")).parent
+        folder.mkdir(exist_ok=True)
+        ignore = folder / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="utf-8")

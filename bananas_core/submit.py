@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from bananas_core.blobs import INLINE, encode_payload_value
 from bananas_core.clock import Clock
-from bananas_core.codec import CLAIM_CHECK, CodecContext, Codecs
+from bananas_core.codec import CodecContext, Codecs
 from bananas_core.errors import (
     PayloadTooLarge,
     ResultBackendError,

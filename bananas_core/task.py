@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
 
 from bananas_core.arguments import Arguments, encode_value
@@ -149,6 +149,12 @@ class Task(Generic[P, R]):
         """``submit_many`` for code without an event loop."""
         return self._host.submit_specs_blocking(self._specs(arguments, options))
 
+    @property
+    def result_type(self) -> Any:
+        """The return annotation; None when there is none."""
+        self._arguments.compile()
+        return self._arguments.result_type
+
     def named(self, payload: Mapping[str, Any], options: JobOptions) -> JobSpec[R]:
         """The job for a mapping of named arguments and options. Raises InvalidPayload."""
         return self._specs([payload], options)[0]
@@ -228,7 +234,7 @@ def make_task(
     Raises:
         ConfigurationError: the function can't be a task, or an option is impossible.
     """
-    name = name or getattr(fn, "__name__", "")
+    name = name or str(getattr(fn, "__name__", ""))
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise ConfigurationError(f"task {name!r} is a generator; return a value instead")
     if inspect.isclass(fn) or not callable(fn):

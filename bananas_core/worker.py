@@ -121,7 +121,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._abort = asyncio.Event()
         self._recycle = False
-        self._duties: set[asyncio.Task[None]] = set()
+        self._duties: list[asyncio.Task[None]] = []
         if app.pair is None:
             raise ConfigurationError("open the app before making a worker: async with app: …")
         self._pair = app.pair
@@ -254,7 +254,7 @@ class Worker:
 
     def _spawn(self, duty: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(duty)
-        self._duties.add(task)
+        self._duties.append(task)
         return task
 
     def _capacity(self) -> int:

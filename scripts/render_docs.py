@@ -9,11 +9,18 @@ The words come from docstrings, field descriptions and help texts: change them t
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import sys
+import typing
 from collections.abc import Callable, Iterator
+from enum import Enum
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal
+
+import msgspec
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -100,8 +107,239 @@ def cell(text: str) -> str:
     return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
 
 
+HOOKS = """# Hooks
+
+What a plugin may take part in. A plugin is a class with some of these methods:
+
+```python
+# stopwatch.py
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from bananas import Bananas, Plugin, hookimpl
+
+
+class Stopwatch(Plugin):
+    name = "stopwatch"
+
+    @hookimpl
+    @asynccontextmanager
+    async def around_execute(self, context: Any) -> AsyncIterator[None]:
+        started = time.monotonic()
+        yield
+        context.log(f"took {time.monotonic() - started:.3f} s")
+
+
+app = Bananas(plugins=[Stopwatch()])
+```
+
+A method takes those of the hook's arguments that it names. Built-in features are plugins on the
+same hooks. A job that no plugin watches pays nothing for them.
+
+`on_error` says what happens when a hook raises or takes longer than `time_limit` (5 s): `"fail"`
+fails the call or job that it belongs to, `"log"` (the default) writes to the log and goes on.
+
+To be found by name (`Bananas(plugins=["stopwatch"])`, or the setting `plugins`), a package names
+its class in the entry-point group `bananas.plugins`.
+
+"""
+
+
+def hooks() -> str:
+    """Every hook of ``hooks.py``."""
+    path = CORE / "hooks.py"
+    text = NOTE.format("bananas_core/hooks.py") + HOOKS
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if any("hookspec" in ast.unparse(decorator) for decorator in node.decorator_list):
+            text += f"## {node.name}\n\n`{node.name}({ast.unparse(node.args)})`\n\n"
+            text += paragraphs(ast.get_docstring(node)) + "\n\n"
+    return text.rstrip("\n") + "\n"
+
+
+SETTINGS = """# Settings
+
+Each setting may come from four places. The first that has it counts:
+
+1. an argument of `Bananas(…)`, or a flag of the command;
+2. the environment variable of the table;
+3. the table `[tool.bananas]` of the `pyproject.toml` in the current folder;
+4. the default.
+
+`bananas doctor` shows where each one came from. An unknown name or an impossible value raises
+`ConfigurationError` when the app opens.
+
+"""
+
+URLS = """
+## Broker URLs
+
+A URL names a driver and a place, with options as query parameters:
+`sqlite:///jobs.db?busy_timeout=10`. Slashes are as in SQLAlchemy: three for a relative path, four
+for an absolute one. An unknown option is refused. Passwords are not shown in logs or errors.
+
+"""
+
+
+def settings() -> str:
+    """The fields of the settings model, and the URL options of the shipped drivers."""
+    from bananas_core.settings import PREFIX, Settings
+
+    path = CORE / "settings.py"
+    text = NOTE.format("bananas_core/settings.py and bananas_brokers/*/settings.py") + SETTINGS
+    text += "| setting | environment variable | type | default | meaning |\n|---|---|---|---|---|\n"
+    for name, kind, meaning in fields(path, "Settings"):
+        default = Settings.model_fields[name].default
+        text += f"| `{name}` | `{PREFIX}{name.upper()}` | {cell(kind)} | {shown(default)} | "
+        text += f"{cell(meaning)} |\n"
+    text += "\nDurations are in seconds, sizes in bytes unless said otherwise. A list in the "
+    text += "environment is separated by commas.\n" + URLS
+    text += "| driver | option | type | default | meaning |\n|---|---|---|---|---|\n"
+    for path in sorted((ROOT / "bananas_brokers").glob("*/settings.py")):
+        module = import_module(f"bananas_brokers.{path.parent.name}.settings")
+        defaults = {f.name: f.default for f in msgspec.structs.fields(module.Settings)}
+        options = url_options(path)
+        for name, kind, meaning in fields(path, "Settings"):
+            if name in options:
+                text += f"| {path.parent.name} | `{name}` | {cell(kind)} | "
+                text += f"{shown(defaults[name])} | {cell(meaning)} |\n"
+    return text
+
+
+def url_options(path: Path) -> set[str]:
+    """The keys of the dictionary that a driver gives to ``read_options``."""
+    found: set[Any] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "read_options":
+            known = node.args[1]
+            assert isinstance(known, ast.Dict), f"{path}: options are a dictionary literal"
+            found |= {key.value for key in known.keys if isinstance(key, ast.Constant)}
+    return found
+
+
+def fields(path: Path, name: str) -> Iterator[tuple[str, str, str]]:
+    """(field, type, docstring) of a class whose fields have their docstring below them."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            for field, below in zip(node.body, [*node.body[1:], None], strict=True):
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                    yield field.target.id, plain_type(field.annotation), docstring(below)
+
+
+def plain_type(annotation: ast.expr) -> str:
+    """A type in words: what ``Annotated`` adds is left out."""
+    text = re.sub(r"Annotated\[(.*), \w+\]", r"\1", ast.unparse(annotation))
+    literal = re.fullmatch(r"Literal\[(.*)\]", text)
+    if literal:
+        return literal[1].replace("'", "`").replace(", ", " or ")
+    return {"tuple[str, ...]": "list"}.get(text, text.replace(" | None", " or none"))
+
+
+def docstring(node: ast.stmt | None) -> str:
+    """The text of a statement that is only a string."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return str(node.value.value)
+    return ""
+
+
+def shown(value: object) -> str:
+    """A default for people."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}" if value < 1e6 else f"{value:.0f}"
+    return f"`{value}`"
+
+
+CLI = """# Command line
+
+Commands take the app as their first argument, `package.module:name`. It may be left out when
+`BANANAS_APP` or `app` in `[tool.bananas]` names it, or when `--broker-url` says where to look.
+Modules of the current folder are found.
+
+With `--json`, standard output has one JSON object a line, with the field names of `JobRecord`.
+
+| exit status | meaning |
+|---|---|
+"""
+
+MEANINGS = {
+    "OK": "done",
+    "JOB_FAILED": "the job failed or was cancelled",
+    "USAGE": "wrong arguments or settings",
+    "UNAVAILABLE": "broker or ledger can't be reached",
+    "NOT_FOUND": "no such job or task",
+    "TIMEOUT": "not done in time",
+}
+
+
+def cli() -> str:
+    """Every command with its arguments and options, from the functions' annotations."""
+    from bananas_core.cli.commands import make_cli
+    from bananas_core.cli.run import ExitCode
+
+    text = NOTE.format("bananas_core/cli") + CLI
+    text += "".join(f"| {code.value} | {MEANINGS[code.name]} |\n" for code in ExitCode)
+    for command in make_cli().registered_commands:
+        assert command.callback is not None
+        if not command.hidden:
+            name = command.name or command.callback.__name__.replace("_", "-")
+            text += f"\n## {name}\n\n" + describe(name, command.callback)
+    return text
+
+
+def describe(name: str, function: Callable[..., Any]) -> str:
+    """One command: how it is called, what it does, and a table of its options."""
+    from typer.models import ArgumentInfo
+
+    usage, rows = [f"bananas {name}"], ""
+    hints = typing.get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        kind, info = typing.get_args(hints[parameter.name])[:2]
+        if isinstance(info, ArgumentInfo):
+            usage.append(info.metavar or parameter.name.upper())
+        elif not info.hidden:
+            value = placeholder(kind, info.metavar)
+            default = parameter.default
+            # Inside Annotated the first flag is where a plain typer.Option has its default.
+            flags = ", ".join(f"`{flag}`" for flag in (info.default, *info.param_decls))
+            rows += f"| {flags}{value} | {shown(default) if value and default else ''} | "
+            rows += f"{cell(info.help or '')} |\n"
+    if rows:
+        usage.append("[OPTIONS]")
+        rows = "\n| option | default | meaning |\n|---|---|---|\n" + rows
+    return f"`{' '.join(usage)}`\n\n{paragraphs(inspect.getdoc(function))}\n{rows}"
+
+
+def placeholder(kind: Any, metavar: str | None) -> str:
+    """What stands for an option's value; nothing for a flag."""
+    members = [k for k in typing.get_args(kind) if k is not NoneType]
+    if metavar:
+        return f" {metavar}"
+    if typing.get_origin(kind) is Literal:
+        return " " + "\\|".join(members)
+    if members:  # a list, or something that may be left out
+        return placeholder(members[0], None)
+    if issubclass(kind, Enum):
+        return " " + "\\|".join(str(member.value) for member in kind)
+    return {bool: "", int: " N", float: " SECONDS"}.get(kind, " TEXT")
+
+
+def paragraphs(text: str | None) -> str:
+    """Docstring text as Markdown."""
+    return (text or "").replace("``", "`").strip()
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "guarantees.md": guarantees,
+    "hooks.md": hooks,
+    "settings.md": settings,
+    "cli.md": cli,
 }
 
 

@@ -20,19 +20,20 @@ class Bell:
     """Events by topic. A listener that is gone leaves nothing behind."""
 
     def __init__(self) -> None:
-        self._listeners: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        # Dicts keep the order of arrival, so that a simulated run can be replayed.
+        self._listeners: defaultdict[str, dict[asyncio.Event, None]] = defaultdict(dict)
 
     @contextmanager
     def listen(self, topics: Iterable[str]) -> Iterator[asyncio.Event]:
         """An event that is set whenever one of ``topics`` rings."""
-        event, wanted = asyncio.Event(), set(topics)
+        event, wanted = asyncio.Event(), dict.fromkeys(topics)
         for topic in wanted:
-            self._listeners[topic].add(event)
+            self._listeners[topic][event] = None
         try:
             yield event
         finally:
             for topic in wanted:
-                self._listeners[topic].discard(event)
+                self._listeners[topic].pop(event, None)
                 if not self._listeners[topic]:
                     del self._listeners[topic]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -60,15 +59,11 @@ class Store:
             self._loop, self._open = None, 0
         self.bell.ring_all()
 
-    def claim(self, session: str, job_id: str, gen: int) -> Verdict:
-        """Claim the pending record of this id and generation."""
-        verdict = self.ledger.claim_one(session, job_id, gen, self.now())
-        self.upkeep.know(session, self.now())
-        return verdict
-
-    def waiting(self, queues: Sequence[str]) -> int:
-        """Pending records of these routing keys."""
-        return sum(len(self.records.pending.get(queue, ())) for queue in queues)
+    def claim(self, session: str, job_id: str) -> Verdict:
+        """T21: claim a pending record that was found without a message."""
+        now = self.now()
+        self.upkeep.know(session, now)
+        return self.ledger.claim_pending(session, self.records.jobs[job_id], now)
 
 
 _stores: Final[WeakValueDictionary[tuple[int, str, str], Store]] = WeakValueDictionary()

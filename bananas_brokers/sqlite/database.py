@@ -17,11 +17,14 @@ from bananas_brokers.sqlite.bell import Bell
 from bananas_brokers.sqlite.errors import NotOpen, translate
 from bananas_brokers.sqlite.lanes import ReadLane, WriteLane
 from bananas_brokers.sqlite.settings import Settings, check_place
-from bananas_brokers.sqlite.tx import Operation, Tx, job_topic
-from bananas_core.errors import BananasError
+from bananas_brokers.sqlite.tx import Operation, job_topic
+from bananas_core.errors import BananasError, ConfigurationError
 from bananas_core.job import FINAL, Event
 
 T = TypeVar("T")
+
+_OPEN_WITHIN = 7.0
+"""Seconds; with those that closing may take, an open fails within 10."""
 
 EVENTS = msgspec.msgpack.Decoder(list[Event])
 
@@ -145,6 +148,10 @@ class Handle:
         """Connects and prepares the tables. Safe to repeat."""
         if self._database is not None:
             return
+        if sqlite3.sqlite_version_info < schema.OLDEST_SQLITE:
+            raise ConfigurationError(
+                f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or later is needed"
+            )
         check_place(self.settings.path)
         try:
             Path(self.settings.path).parent.mkdir(parents=True, exist_ok=True)
@@ -152,11 +159,11 @@ class Handle:
             raise self._translated(error) from error
         self._join()
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(_OPEN_WITHIN):
                 self.ns = await self.write(lambda tx: schema.prepare(tx.connection, self.namespace))
         except TimeoutError as error:
             await self.close()
-            raise self._translated(TimeoutError(0, "the file stayed locked for 10 s")) from error
+            raise self._translated(TimeoutError(0, "the file stayed locked")) from error
         except BaseException:
             await self.close()
             raise
@@ -198,6 +205,3 @@ class Handle:
 
     def _translated(self, error: Exception) -> BananasError:
         return translate(error, self.settings.path, *self._errors)
-
-
-__all__ = ["Database", "Handle", "Tx"]

@@ -45,12 +45,16 @@ class _Call:
 class Lane(ABC):
     """A thread with a connection of its own that runs operations in the order given."""
 
+    patience = 0.0
+    """Seconds that SQLite itself waits for a lock, with sleeps that grow to 100 ms."""
+
     def __init__(self, settings: Settings, bell: Bell, name: str) -> None:
         self.settings = settings
         self.bell = bell
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._connection: sqlite3.Connection | None = None
         self._closed = False
+        self._stop_by = float("inf")
         self._thread = threading.Thread(target=self._main, name=f"bananas-sqlite-{name}")
         self._thread.daemon = True
         self._thread.start()
@@ -66,7 +70,9 @@ class Lane(ABC):
         return future
 
     def stop(self) -> None:
-        """Run what is queued, close the connection, end the thread. Blocks."""
+        """Run what is queued, close the connection, end the thread. Blocks; a file that is
+        still locked by others after 2 s fails what is queued."""
+        self._stop_by = time.monotonic() + 2
         self._closed = True
         self._queue.put(None)
         self._thread.join(self.settings.busy_timeout + 5)
@@ -74,8 +80,13 @@ class Lane(ABC):
     def connection(self) -> sqlite3.Connection:
         """The lane's own connection, made when it is first needed."""
         if self._connection is None:
-            self._connection = _connect(self.settings)
+            deadline = time.monotonic() + self.settings.busy_timeout
+            self._connection = _connect(self.settings, self.patience, self.expired(deadline))
         return self._connection
+
+    def expired(self, deadline: float) -> Callable[[], bool]:
+        """Whether it is time to stop waiting for a lock."""
+        return lambda: time.monotonic() >= min(deadline, self._stop_by)
 
     def reset(self) -> None:
         """Drop the connection after an error that may have left it unusable."""
@@ -133,7 +144,7 @@ class WriteLane(Lane):
         topics: set[str] = set()
         deadline = time.monotonic() + self.settings.busy_timeout
         with self._turn.take(deadline):
-            _patiently(lambda: connection.execute("BEGIN IMMEDIATE"), deadline)
+            _patiently(lambda: connection.execute("BEGIN IMMEDIATE"), self.expired(deadline))
         try:
             for call in calls:
                 topics |= self._one(connection, call, alone=len(calls) == 1)
@@ -183,6 +194,7 @@ class ReadLane(Lane):
         self._pause = _WATCH[0]
         self._look_at = 0.0
         self._version: int | None = None
+        self.patience = settings.busy_timeout  # reads meet locks only while a log is recovered
         super().__init__(settings, bell, "read")
 
     def nudge(self) -> None:
@@ -236,34 +248,35 @@ class ReadLane(Lane):
         self._look_at = time.monotonic() + self._pause
 
 
-def _connect(settings: Settings) -> sqlite3.Connection:
+def _connect(
+    settings: Settings, patience: float, expired: Callable[[], bool]
+) -> sqlite3.Connection:
     connection = sqlite3.connect(
         settings.path, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     try:
-        deadline = time.monotonic() + settings.busy_timeout
         # Not only the busy handler: changing to WAL and recovering it don't ask it.
         connection.execute("PRAGMA busy_timeout = 100")
-        _patiently(lambda: connection.execute("PRAGMA journal_mode = WAL").fetchall(), deadline)
+        _patiently(lambda: connection.execute("PRAGMA journal_mode = WAL").fetchall(), expired)
         level = "FULL" if settings.durable else "NORMAL"
         connection.execute(f"PRAGMA synchronous = {level}")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA cache_size = -16000")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
-        connection.execute("PRAGMA busy_timeout = 1000")
+        connection.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _patiently(attempt: Callable[[], object], deadline: float) -> None:
+def _patiently(attempt: Callable[[], object], expired: Callable[[], bool]) -> None:
     """Try until no lock is in the way; raises the last error when the time is over."""
     while True:
         try:
             attempt()
         except sqlite3.Error as error:
-            if not busy(error) or time.monotonic() >= deadline:
+            if not busy(error) or expired():
                 raise
             time.sleep(random.uniform(0.00005, 0.0003))
         else:

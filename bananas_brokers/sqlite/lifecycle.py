@@ -33,6 +33,7 @@ from bananas_core.job import (
 def put(records: Records, jobs: Sequence[JobPut], settled: Sequence[Settled]) -> list[PutAnswer]:
     """L7-L9."""
     records.load([job.id for job in jobs] + [item.id for item in settled])
+    settle(records, settled)
     now, guard = records.now, records.guard
     answers = []
     for wish in jobs:
@@ -43,7 +44,6 @@ def put(records: Records, jobs: Sequence[JobPut], settled: Sequence[Settled]) ->
             records.add(job)
         send = job.state is JobState.PENDING and job.guard_at is not None
         answers.append(PutAnswer(kind=kind, id=wish.id, gen=job.gen, send=send))
-    settle(records, settled)
     records.flush()
     return answers
 

@@ -14,6 +14,8 @@ from bananas_core.transport import Delivery, Outgoing, QueueStats
 LEASE: Final = 15.0
 _BURIED: Final = 0
 """In ``messages.lease``: real leases start at 1."""
+_MESSAGES: Final = ("messages", "sent_at", "ns = ?1 AND queue = ?2 AND lease IS NULL")
+_RECORDS: Final = ("jobs", "pending_at", "ns = ?1 AND routing_key = ?2 AND state = 2")
 
 
 def send(tx: Tx, ns: int, now: float, messages: Sequence[Outgoing]) -> None:
@@ -85,24 +87,28 @@ def stats(tx: Tx, ns: int, now: float, queues: Sequence[str], *, fused: bool) ->
     """T18; with pending records as messages if ``fused``."""
     answers = []
     for queue in queues:
-        ready, leased, buried, oldest = tx.connection.execute(
-            "SELECT count(*) FILTER (WHERE lease IS NULL OR leased_until <= ?1), "
-            "count(*) FILTER (WHERE leased_until > ?1), "
-            f"count(*) FILTER (WHERE lease = {_BURIED}), "
-            "min(sent_at) FILTER (WHERE lease IS NULL OR leased_until <= ?1) "
-            "FROM messages WHERE ns = ?2 AND queue = ?3",
-            (now, ns, queue),
-        ).fetchone()
+        ready, oldest = _depth(tx, _MESSAGES, ns, queue)
         if fused:
-            pending, since = tx.connection.execute(
-                "SELECT count(*), min(pending_at) FROM jobs "
-                "WHERE ns = ? AND routing_key = ? AND state = 2",
-                (ns, queue),
-            ).fetchone()
+            pending, since = _depth(tx, _RECORDS, ns, queue)
             ready += pending
             oldest = min((at for at in (oldest, since) if at is not None), default=None)
+        overdue, since = tx.connection.execute(
+            "SELECT count(*), min(sent_at) FROM messages "
+            "WHERE ns = ? AND queue = ? AND leased_until IS NOT NULL AND leased_until <= ?",
+            (ns, queue, now),
+        ).fetchone()
+        if since is not None:
+            oldest = since if oldest is None else min(oldest, since)
+        leased, buried = tx.connection.execute(
+            "SELECT (SELECT count(*) FROM messages WHERE ns = ?1 AND queue = ?2 "
+            "AND leased_until IS NOT NULL AND leased_until > ?3), "
+            "(SELECT count(*) FROM messages WHERE ns = ?1 AND queue = ?2 AND lease = 0)",
+            (ns, queue, now),
+        ).fetchone()
         answers.append(
-            QueueStats(queue=queue, ready=ready, leased=leased, buried=buried, oldest=oldest)
+            QueueStats(
+                queue=queue, ready=ready + overdue, leased=leased, buried=buried, oldest=oldest
+            )
         )
     return answers
 
@@ -122,7 +128,7 @@ def waiting(tx: Tx, ns: int, now: float, queues: Sequence[str], *, records: bool
         sql = (
             "SELECT EXISTS (SELECT 1 FROM messages WHERE ns = ?1 AND queue = ?2 AND lease IS NULL)"
             " OR EXISTS (SELECT 1 FROM messages WHERE ns = ?1 AND queue = ?2 "
-            "AND lease IS NOT NULL AND leased_until <= ?3)"
+            "AND leased_until IS NOT NULL AND leased_until <= ?3)"
         )
         if records:
             sql += (
@@ -136,7 +142,8 @@ def waiting(tx: Tx, ns: int, now: float, queues: Sequence[str], *, records: bool
 def _return_overdue(tx: Tx, ns: int, now: float, queues: Sequence[str]) -> None:
     tx.connection.executemany(
         "UPDATE messages SET lease = NULL, leased_until = NULL, redelivered = 1, "
-        "rank = rank & ~1 WHERE ns = ? AND queue = ? AND lease IS NOT NULL AND leased_until <= ?",
+        "rank = rank & ~1 "
+        "WHERE ns = ? AND queue = ? AND leased_until IS NOT NULL AND leased_until <= ?",
         [(ns, queue, now) for queue in queues],
     )
 
@@ -148,6 +155,27 @@ def _ready(tx: Tx, ns: int, queue: str, limit: int) -> list[tuple[Any, ...]]:
         (ns, queue, limit),
     ).fetchall()
     return found
+
+
+def _depth(tx: Tx, source: tuple[str, str, str], ns: int, queue: str) -> tuple[int, float | None]:
+    """How many are ready, and since when the oldest is: that of each level is the first in its
+    order, so a long queue costs no more than one look a level."""
+    table, since, of_queue = source
+    return tx.connection.execute(  # type: ignore[no-any-return]
+        f"""
+        WITH RECURSIVE levels (rank) AS (
+            SELECT min(rank) FROM {table} WHERE {of_queue}
+            UNION ALL
+            SELECT (SELECT min(rank) FROM {table} WHERE {of_queue} AND rank > levels.rank)
+            FROM levels WHERE levels.rank IS NOT NULL
+        )
+        SELECT (SELECT count(*) FROM {table} WHERE {of_queue}), min(
+            (SELECT {since} FROM {table} AS t WHERE {of_queue} AND t.rank = levels.rank
+             ORDER BY t.ord LIMIT 1)
+        ) FROM levels
+        """,
+        (ns, queue),
+    ).fetchone()
 
 
 def _place(row: tuple[Any, ...]) -> tuple[int, int]:

@@ -49,7 +49,7 @@ from bananas_core.job import (
 T = TypeVar("T")
 
 _SAFE_SQLITE: Final = (3, 51, 3)
-_LOOK: Final = 1.0
+_LOOK: Final = 5.0
 """Seconds after which a waiter looks for itself, should no bell have rung."""
 
 

@@ -115,7 +115,8 @@ CREATE TABLE messages (
     reason TEXT
 );
 CREATE INDEX messages_ready ON messages (ns, queue, rank, ord) WHERE lease IS NULL;
-CREATE INDEX messages_taken ON messages (ns, queue, lease, leased_until) WHERE lease IS NOT NULL;
+CREATE INDEX messages_leased ON messages (ns, queue, leased_until) WHERE leased_until IS NOT NULL;
+CREATE INDEX messages_buried ON messages (ns, queue) WHERE lease = 0;
 """
 
 _MIGRATIONS: Final[dict[int, str]] = {}

@@ -14,6 +14,7 @@ from bananas_brokers.sqlite.records import Place, Records
 from bananas_brokers.sqlite.tx import Tx
 from bananas_core import state
 from bananas_core.job import (
+    Cancel,
     ClaimBeat,
     Job,
     JobState,
@@ -42,21 +43,24 @@ def renew(
         job.id: job
         for job in records.find("ns = ? AND worker = ? AND state = 3", (records.ns, session.id))
     }
-    listed = {beat.id for beat in claims if _holds(running, beat)}
-    lost = tuple((beat.id, beat.fence) for beat in claims if beat.id not in listed)
-    cancelled = {}
-    for job_id in listed:
-        wish = running[job_id].cancel
-        if wish is not None:
-            cancelled[job_id] = wish
+    listed: set[str] = set()
+    lost: list[tuple[str, int]] = []
+    cancelled: dict[str, Cancel] = {}
+    for beat in claims:
+        job = running.get(beat.id)
+        if job is None or job.fence != beat.fence:
+            lost.append((beat.id, beat.fence))
+            continue
+        listed.add(beat.id)
+        if job.cancel is not None:
+            cancelled[beat.id] = job.cancel
+        if beat.progress is not None:
+            running[beat.id] = replace(job, progress=beat.progress)
+            records.set(running[beat.id])
     if mode is RenewMode.ENDED:
         _end(records, session.id, running, listed)
     else:
         _extend(records, session)
-        for beat in claims:
-            job = running.get(beat.id)
-            if beat.progress is not None and job is not None and beat.id in listed:
-                records.set(replace(job, progress=beat.progress))
         if mode is RenewMode.FULL:
             oldest = records.now - state.ORPHAN_AGE
             for job in running.values():
@@ -65,7 +69,10 @@ def renew(
         _forgive(records, session.id)
     records.flush()
     return RenewAnswer(
-        now=records.now, cancelled=cancelled, lost=lost, ready=tuple(records.became_pending())
+        now=records.now,
+        cancelled=cancelled,
+        lost=tuple(lost),
+        ready=tuple(records.became_pending()),
     )
 
 
@@ -139,11 +146,6 @@ def prune(tx: Tx, place: Place, policy: Retention, limit: int) -> int:
     )
     execute("DELETE FROM lapses WHERE ns = ? AND at < ?", (place.ns, place.now - _FORGIVEN_FOR))
     return len(gone)
-
-
-def _holds(running: dict[str, Job], beat: ClaimBeat) -> bool:
-    job = running.get(beat.id)
-    return job is not None and job.fence == beat.fence
 
 
 def _extend(records: Records, session: Session) -> None:

@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Any, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from bananas_core.cli.output import plain
 from bananas_core.errors import (
@@ -80,3 +80,11 @@ class Commands(TyperGroup):
         except BananasError as error:
             complain(error)
             raise typer.Exit(int(exit_code(error))) from error
+
+
+class Command(TyperCommand):
+    """A command whose usage line shows its arguments as they are named, ``[APP] ID`` say."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        named = [param.metavar for param in self.params if param.param_type_name == "argument"]
+        return [name for name in named if name] + ["[OPTIONS]"]

@@ -61,6 +61,9 @@ class Faulty:
             await asyncio.Event().wait()
         if self._faults.max_delay:
             await asyncio.sleep(self._rng.random() ** 3 * self._faults.max_delay)
+        late = self._process.cut_until - asyncio.get_running_loop().time()
+        if late > 0:
+            await asyncio.sleep(late)
         if not self._process.alive:
             await asyncio.Event().wait()
         now = asyncio.get_running_loop().time()

@@ -18,7 +18,7 @@ from bananas_core.app import Bananas
 from bananas_core.clock import Clock
 from bananas_core.context import current_job
 from bananas_core.errors import BananasError, Snooze
-from bananas_core.job import FINAL, Job, JobState
+from bananas_core.job import FINAL, Job, JobState, Session
 from bananas_core.pair import Pair
 from bananas_core.renew import LoopKeeper
 from bananas_core.testing.faulty import Faults, faulty_backend, faulty_transport
@@ -77,6 +77,7 @@ class World:
         self.accepted: dict[str, tuple[Plan, float]] = {}
         self.cancelled: set[str] = set()
         self.crashes = 0
+        self.cuts = 0
         self.processes: list[Process] = []
 
     def pair(self, process: Process) -> Pair:
@@ -88,9 +89,11 @@ class World:
 
     async def app(self, process: Process) -> Bananas:
         """The app of one process, opened on its own connection."""
-        app = Bananas("memory://simulation", clock=self.clock)
+        app = Bananas(
+            "memory://simulation", clock=self.clock, make_pair=lambda _: self.pair(process)
+        )
         add_tasks(app, self)
-        await app.open(pair=self.pair(process))
+        await app.open()
         return app
 
     def plans(self) -> list[Plan]:
@@ -173,6 +176,8 @@ def simulate(seed: int, make_pair: MakePair) -> World:
 
 
 async def _simulate(world: World) -> World:
+    pair = world.pair(Process("witness"))
+    await pair.open()  # first of all: a memory broker lives as long as somebody has it open
     workers = world.rng.randint(1, 3)
     keepers = [asyncio.ensure_future(_keep_worker(world, n)) for n in range(workers)]
     outages = asyncio.ensure_future(_outages(world))
@@ -183,9 +188,6 @@ async def _simulate(world: World) -> World:
     world.faults.lost_request = world.faults.lost_reply = 0.0
     world.faults.down_until = 0.0
     await producing
-    witness = Process("witness")
-    pair = world.pair(witness)
-    await pair.open()
     try:
         await _check(world, pair)
     finally:
@@ -225,9 +227,12 @@ async def _keep_worker(world: World, number: int) -> None:
 
 async def _work(world: World, process: Process) -> None:
     app = await world.app(process)
+    options = WorkerOptions(concurrency=world.rng.choice([1, 2, 4]))
+    session = Session(id=f"{process.name}-{world.rng.getrandbits(48):012x}", name=process.name)
     worker = Worker(
         app,
-        WorkerOptions(concurrency=world.rng.choice([1, 2, 4])),
+        options,
+        session=session,
         keeper=LoopKeeper(app.backend, world.clock),
         clock=world.clock,
         rng=world.rng,
@@ -237,11 +242,18 @@ async def _work(world: World, process: Process) -> None:
 
 
 async def _outages(world: World) -> None:
-    """Now and then nobody can reach the broker for some seconds."""
+    """Now and then nobody can reach the broker for some seconds, or one process is cut off for
+    so long that its claims lapse while it goes on working."""
     rng = world.rng
     while True:
-        await asyncio.sleep(rng.uniform(2.0, 20.0))
-        world.faults.down_until = asyncio.get_running_loop().time() + rng.uniform(0.5, 8.0)
+        await asyncio.sleep(rng.uniform(1.0, 15.0))
+        now = asyncio.get_running_loop().time()
+        alive = [process for process in world.processes if process.alive]
+        if alive and rng.random() < 0.4:
+            world.cuts += 1
+            rng.choice(alive).cut_until = now + rng.uniform(10.0, 30.0)
+        else:
+            world.faults.down_until = now + rng.uniform(0.5, 8.0)
 
 
 async def _produce(world: World, process: Process) -> None:
@@ -309,8 +321,8 @@ def check_job(world: World, plan: Plan, begun: float, job: Job, runs: list[Run])
         raise Violation(f"not one recorded outcome: {text}")
     if len(runs) > len(job.attempts):
         raise Violation(f"ran without a claim: {text}")
-    if job.deaths and not world.crashes:
-        raise Violation(f"a death without a crash: {text}")
+    if job.deaths and not (world.crashes or world.cuts):
+        raise Violation(f"a death without a crash or a cut: {text}")
     if plan.delay is not None and runs and runs[0].at < begun + plan.delay:
         raise Violation(f"early: {text}")
     if None in outcomes:

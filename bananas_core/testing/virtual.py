@@ -64,7 +64,9 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.cut_until = 0.0
+        """On the loop's time: until then its requests and replies are on their way."""
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # in order, so that a seed replays
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start a coroutine as part of this process."""
@@ -88,8 +90,8 @@ class Process:
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
         """A task was begun inside this process."""
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
 
 def install(loop: asyncio.AbstractEventLoop) -> None:

@@ -88,7 +88,7 @@ class Stage:
         """Submit and tell the oracle; an id is accepted once ``submit`` returned."""
         ids: list[str] = []
         for begin in range(0, len(payloads), 500):
-            jobs = await app.submit_many(name, payloads[begin : begin + 500])
+            jobs = await app.submit_specs(app.specs(name, payloads[begin : begin + 500], {}))
             part = [job.id for job in jobs]
             self.oracle.accept(part)
             ids += part

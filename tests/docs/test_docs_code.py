@@ -2,10 +2,10 @@
 
 Each document is followed from top to bottom in a folder of its own, with the default SQLite
 broker. A ```python block that begins with ``# name.py`` is saved and imported; another one is run
-as a script. In a ```console block each ``$ bananas …`` and ``$ python …`` is run and must exit
-with 0; a worker is started in the background and stopped at the end of the document. The output
-shown must be the output, where ``…`` stands for anything. A block after ``<!-- not run: why -->``
-is left out.
+as a script. In a ```console block each ``$ bananas …``, ``$ python …`` and ``$ pytest …`` is run
+and must exit with 0; a worker goes on in the background until another one is started or the
+document ends. The output shown must be the output, where ``…`` stands for anything. A block after
+``<!-- not run: why -->`` is left out.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.workers: list[subprocess.Popen[str]] = []
+        self._logs = 0
         self._env = {k: v for k, v in os.environ.items() if not k.startswith("BANANAS_")}
         self._env |= {
             "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
@@ -61,10 +62,11 @@ class Reader:
 
     def type(self, command: str, shown: str) -> None:
         words = shlex.split(command, comments=True)
-        if words[0] not in ("bananas", "python"):
+        if words[0] not in ("bananas", "python", "pytest"):
             return
         words[0] = str(SCRIPTS / words[0])
         if words[1:2] == ["worker"]:
+            self.stop_workers()
             self.start_worker(words)
             return
         output = self.run(words)
@@ -88,7 +90,8 @@ class Reader:
         return done.stdout
 
     def start_worker(self, words: list[str]) -> None:
-        log = self.folder / f"worker-{len(self.workers)}.log"
+        self._logs += 1
+        log = self.folder / f"worker-{self._logs}.log"
         with log.open("w") as file:
             worker = subprocess.Popen(
                 words,
@@ -107,14 +110,15 @@ class Reader:
             time.sleep(0.02)
 
     def stop_workers(self) -> None:
-        for worker in self.workers:
+        while self.workers:
+            worker = self.workers.pop()
             worker.send_signal(signal.SIGTERM)
-        for worker in self.workers:
             try:
                 assert worker.wait(SECONDS) == 0
             finally:
                 if worker.poll() is None:
                     os.killpg(worker.pid, signal.SIGKILL)
+                    worker.wait()
 
 
 def commands(text: str) -> Iterator[tuple[str, str]]:

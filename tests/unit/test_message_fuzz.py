@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import tracemalloc
+import uuid
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_wire_format import bytes_of, vectors
 
+from bananas_core.app import Bananas
+from bananas_core.clock import SystemClock
 from bananas_core.errors import InvalidMessage
+from bananas_core.job import JobState, Query
 from bananas_core.message import DEFAULT_LIMITS, decode_message, with_fields
+from bananas_core.renew import LoopKeeper
+from bananas_core.transport import Outgoing
+from bananas_core.worker import Worker, WorkerOptions
 
 REASONS = {
     "crit",
@@ -135,3 +144,44 @@ def test_hostile_bytes_cost_little_time_and_memory(raw: bytes) -> None:
         assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("form", ["fused", "split"])
+async def test_a_worker_quarantines_bad_bytes_and_goes_on(form: str) -> None:
+    bad = {bytes_of(v): v["reason"] for v in (case.values[0] for case in vectors("refuse"))}
+    app = Bananas(f"memory://{uuid.uuid4().hex}?form={form}")
+    ran: list[str] = []
+
+    @app.task(name="t")
+    async def record(who: str = "") -> None:
+        ran.append(who)
+
+    async with app:
+        fits = app.transport.capabilities.max_message
+        bad = {raw: reason for raw, reason in bad.items() if len(raw) <= fits}
+        good = json.loads(VALID) | {"name": "t", "payload": {"who": "good"}, "gen": 1, "put": False}
+        del good["run_at"]
+        bodies = [*bad, json.dumps(good).encode()]
+        answers = await app.transport.send([Outgoing(body=body) for body in bodies])
+        assert answers == [None] * len(bodies)
+        worker = Worker(app, WorkerOptions(), keeper=LoopKeeper(app.backend, SystemClock()))
+        running = asyncio.create_task(worker.run())
+        try:
+            async with asyncio.timeout(20):
+                while not ran or await quarantined(app) != bad:
+                    assert not running.done()
+                    await asyncio.sleep(0.02)
+        finally:
+            worker.stop()
+            await running
+    assert ran == ["good"]
+
+
+async def quarantined(app: Bananas) -> dict[bytes, str]:
+    """The raw bytes of quarantined records, with the reason in each one's error."""
+    page = await app.backend.query(Query(states=(JobState.QUARANTINED,), limit=1000))
+    return {
+        job.message: job.error.type.removeprefix("InvalidMessage.")
+        for job in page.jobs
+        if job.error is not None
+    }

@@ -1,0 +1,390 @@
+"""The app: a registry of tasks, and the door to one broker and ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from bananas_core.arguments import encode_value
+from bananas_core.clock import Clock, SystemClock, new_ids
+from bananas_core.codec import Codecs
+from bananas_core.errors import ConfigurationError, JobNotFound, UnknownTask
+from bananas_core.handle import Desk, Job
+from bananas_core.job import Ready
+from bananas_core.message import Backoff
+from bananas_core.options import JobOptions, Submission, submission
+from bananas_core.plugins import Plugin, PluginManager, find_plugins
+from bananas_core.portal import Portal, refuse_in_loop, wait_for
+from bananas_core.retry import RetryPolicy
+from bananas_core.task import AsyncTask, JobSpec, SyncTask, Task, make_task, merge
+
+if TYPE_CHECKING:
+    from bananas_core.connection import Connection
+    from bananas_core.pair import Pair
+    from bananas_core.results import ResultBackend
+    from bananas_core.settings import Loaded, Settings
+    from bananas_core.transport import Transport
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class TaskDecorator(Protocol):
+    """What ``app.task(…)`` with options returns."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> SyncTask[P, R]: ...
+
+
+class Bananas:
+    """An app. Making one reads no settings and connects to nothing; ``open`` does.
+
+    Args:
+        broker_url, result_backend_url, namespace, **settings: settings that go before all other
+            sources (``settings.py``).
+        plugins: plugins, or names of installed ones.
+        clock: the producer's clock, for tests.
+        make_pair: builds transport and ledger, for tests; default: by the URLs.
+    """
+
+    def __init__(
+        self,
+        broker_url: str | None = None,
+        result_backend_url: str | None = None,
+        namespace: str | None = None,
+        plugins: Iterable[Plugin | str] = (),
+        *,
+        clock: Clock | None = None,
+        make_pair: Callable[[Settings], Pair] | None = None,
+        **settings: Any,
+    ) -> None:
+        self._given = {
+            "broker_url": broker_url,
+            "result_backend_url": result_backend_url,
+            "namespace": namespace,
+            **settings,
+        }
+        plugins = list(plugins)
+        self.plugins = PluginManager(p for p in plugins if not isinstance(p, str))
+        self._plugin_names = [p for p in plugins if isinstance(p, str)]
+        self._clock = clock or SystemClock()
+        self._make_pair = make_pair
+        self.tasks: dict[str, Task[Any, Any]] = {}
+        self._told = 0
+        self._loaded: Loaded | None = None
+        self._codecs: Codecs | None = None
+        self._connection: Connection | None = None
+        self._portal = Portal()
+        self._blocking: Connection | None = None
+
+    def __repr__(self) -> str:
+        return f"<Bananas {len(self.tasks)} tasks>"
+
+    # -- tasks ---------------------------------------------------------------------------------
+
+    @overload
+    def task(  # type: ignore[overload-overlap]
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
+    @overload
+    def task(self, fn: Callable[P, R], /) -> SyncTask[P, R]: ...
+    @overload
+    def task(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        routing_key: str = "default",
+        priority: int = 50,
+        max_attempts: int = 3,
+        timeout: timedelta | float | None = None,
+        queue_timeout: timedelta | float | None = None,
+        result: bool = True,
+        retry: RetryPolicy | Backoff | None = None,
+    ) -> TaskDecorator: ...
+    def task(
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        routing_key: str = "default",
+        priority: int = 50,
+        max_attempts: int = 3,
+        timeout: timedelta | float | None = None,
+        queue_timeout: timedelta | float | None = None,
+        result: bool = True,
+        retry: RetryPolicy | Backoff | None = None,
+    ) -> Any:
+        """Register a function: ``@app.task`` or ``@app.task(…)``.
+
+        Args:
+            name: what jobs call it; default: the function's own name.
+            routing_key, priority, max_attempts, timeout, queue_timeout: defaults of its jobs.
+            result: False keeps no value of a success.
+            retry: which exceptions lead to another attempt, and when.
+
+        Raises:
+            ConfigurationError: the function can't be a task, an option is impossible, or the
+                name is taken.
+        """
+
+        options: Any = {
+            "routing_key": routing_key,
+            "priority": priority,
+            "max_attempts": max_attempts,
+            "timeout": timeout,
+            "queue_timeout": queue_timeout,
+        }
+
+        def register(function: Callable[..., Any]) -> Task[Any, Any]:
+            task = make_task(
+                function,
+                self,
+                name=name,
+                retry=retry,
+                result=result,
+                options=options,
+            )
+            if task.name in self.tasks:
+                raise ConfigurationError(
+                    f"a task named {task.name!r} exists already; give one of them another name="
+                )
+            self.tasks[task.name] = task
+            if self._codecs is not None:
+                self._tell_plugins()
+            return task
+
+        return register if fn is None else register(fn)
+
+    def get_task(self, name: str) -> Task[Any, Any]:
+        """Raises UnknownTask."""
+        try:
+            return self.tasks[name]
+        except KeyError:
+            raise UnknownTask(f"no task named {name!r} is registered in this app") from None
+
+    # -- settings ------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """All settings. Raises ConfigurationError when one of them is not valid."""
+        return self._load().settings
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Where each setting came from."""
+        return self._load().sources
+
+    @property
+    def max_payload(self) -> int:
+        """Largest payload or result, bytes of JSON."""
+        return self.settings.max_payload
+
+    def _load(self) -> Loaded:
+        if self._loaded is None:
+            from bananas_core.settings import load_settings
+
+            self._loaded = load_settings(self._given)
+        return self._loaded
+
+    # -- opening and closing -------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect to broker and ledger on the running event loop. Safe to repeat.
+
+        Raises:
+            ConfigurationError: a setting, URL or plugin is wrong.
+            TransportUnavailable, ResultBackendUnavailable: can't be reached.
+        """
+        connection = self._connection
+        if connection is None or not connection.alive:
+            connection = self._connection = self._connect()
+        elif connection.loop is not asyncio.get_running_loop():
+            raise ConfigurationError("the app is open on another event loop; close it there first")
+        try:
+            await connection.open()
+        except BaseException:
+            if self._connection is connection:
+                self._connection = None
+            raise
+
+    async def close(self) -> None:
+        """Finish what was submitted, and disconnect. Safe to repeat."""
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.alive:
+            await connection.close()
+
+    async def __aenter__(self) -> Bananas:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    def close_blocking(self) -> None:
+        """Disconnect what blocking calls opened. Safe to repeat."""
+        connection, self._blocking = self._blocking, None
+        if self._portal.running:
+            if connection is not None and connection.alive:
+                self._portal.call(connection.close)
+            self._portal.close()
+
+    @property
+    def pair(self) -> Pair | None:
+        """Transport and ledger while the app is open, else None."""
+        return None if self._connection is None else self._connection.pair
+
+    @property
+    def backend(self) -> ResultBackend:
+        """The ledger. Raises ConfigurationError unless the app is open."""
+        return self._here().pair.backend
+
+    @property
+    def transport(self) -> Transport:
+        """The transport. Raises ConfigurationError unless the app is open."""
+        return self._here().pair.transport
+
+    @property
+    def codecs(self) -> Codecs:
+        """Encodings of payloads and results that the plugins bring."""
+        if self._codecs is None:
+            for plugin in find_plugins((*self._plugin_names, *self.settings.plugins)):
+                if plugin.name not in self.plugins.names:
+                    self.plugins.register(plugin)
+            self._codecs = self.plugins.codecs()
+            self._tell_plugins()
+        return self._codecs
+
+    def _tell_plugins(self) -> None:
+        """Each task once."""
+        for task in list(self.tasks.values())[self._told :]:
+            self._told += 1
+            self.plugins.task_registered(task)
+
+    def _here(self) -> Connection:
+        if self._connection is None:
+            raise ConfigurationError("the app is not open: use `async with app:` or app.open()")
+        return self._connection
+
+    def _connect(self) -> Connection:
+        """A new connection for the running loop, not open yet."""
+        from bananas_core.connection import Connection
+        from bananas_core.pair import load_pair
+        from bananas_core.settings import make_default_folder
+
+        settings = self.settings
+        if self._make_pair is not None:
+            pair = self._make_pair(settings)
+        else:
+            make_default_folder(settings.broker_url)
+            pair = load_pair(settings.broker_url, settings.result_backend_url, settings.namespace)
+        return Connection(
+            pair, self.plugins, self.codecs, clock=self._clock, max_payload=settings.max_payload
+        )
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    async def submit_job(
+        self,
+        name: str,
+        payload: Mapping[str, Any] | None = None,
+        **options: Unpack[JobOptions],
+    ) -> Job[Any]:
+        """Submit a job by its task's name. If the task is registered here, its options and
+        annotations apply; else the payload goes as it is, and the worker checks it.
+
+        Raises:
+            InvalidPayload, PayloadTooLarge: nothing was sent.
+            TransportError, ResultBackendError: the outcome is unknown; see ``Task.submit``.
+        """
+        return (await self.submit_specs(self.specs(name, [payload or {}], options)))[0]
+
+    def specs(
+        self, name: str, payloads: Sequence[Mapping[str, Any]], options: JobOptions
+    ) -> list[JobSpec[Any]]:
+        """Unsent jobs of one task by its name. Raises InvalidPayload."""
+        task = self.tasks.get(name)
+        if task is not None:
+            return [task.named(payload, options) for payload in payloads]
+        options = merge(options, {})
+        limit = self.max_payload
+        return [
+            JobSpec(self, name, encode_value(dict(p), f"payload of {name}", limit), options)
+            for p in payloads
+        ]
+
+    async def get_job(self, job_id: str) -> Job[Any]:
+        """A handle from an id. Raises JobNotFound."""
+        (job,) = await self.backend.get([job_id])
+        if job is None:
+            raise JobNotFound(f"there is no job {job_id}")
+        return self._handle(job_id, self.tasks.get(job.name))
+
+    async def submit_specs(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
+        """Submit unsent jobs; handles in order. Raises as ``Task.submit`` does."""
+        ids = await self._here().submitter.submit(self._submissions(specs))
+        return [Job(id, self, spec.annotation) for id, spec in zip(ids, specs, strict=True)]
+
+    def submit_specs_blocking(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
+        """``submit_specs`` for code without an event loop."""
+        jobs = self._submissions(specs)
+
+        async def submit(connection: Connection) -> list[str]:
+            return await connection.submitter.submit(jobs)
+
+        ids = self._elsewhere(submit)
+        return [Job(id, self, spec.annotation) for id, spec in zip(ids, specs, strict=True)]
+
+    def _submissions(self, specs: Sequence[JobSpec[Any]]) -> list[Submission]:
+        now = self._clock.now()
+        return [
+            submission(id, spec.name, spec.payload, spec.options_given, now=now)
+            for id, spec in zip(new_ids(len(specs)), specs, strict=True)
+        ]
+
+    def _handle(self, id: str, task: Task[Any, Any] | None) -> Job[Any]:
+        return Job(id, self, None if task is None else task.result_type)
+
+    async def send_ready(self, ready: Sequence[Ready]) -> None:
+        """Send what a signal made pending."""
+        await self._here().send_ready(ready)
+
+    # -- blocking calls ------------------------------------------------------------------------
+
+    def run_blocking(self, function: Callable[[Desk], Coroutine[Any, Any, T]]) -> T:
+        """Run ``function`` on another thread's event loop, with a connection that is open there.
+
+        Raises:
+            BananasError: called on a thread that runs an event loop.
+        """
+        return self._elsewhere(function)
+
+    def _elsewhere(self, function: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
+        """On the loop that has the app open, if it runs (a ``def`` task in a worker, say), else
+        on the portal's."""
+        refuse_in_loop()
+        connection = self._connection
+        if connection is not None and connection.alive and connection.loop.is_running():
+            return wait_for(connection.loop, lambda: function(connection))
+        return self._portal.call(lambda: self._with_own_connection(function))
+
+    async def _with_own_connection(
+        self, function: Callable[[Connection], Coroutine[Any, Any, T]]
+    ) -> T:
+        connection = self._blocking
+        if connection is None or not connection.alive:
+            connection = self._blocking = self._connect()
+        try:
+            await connection.open()
+        except BaseException:
+            self._blocking = None
+            raise
+        return await function(connection)

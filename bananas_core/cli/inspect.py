@@ -1,0 +1,81 @@
+"""Commands that look at workers and at the health of the whole."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from bananas_core.cli.options import BrokerUrl, Json, ResultBackendUrl, arguments
+from bananas_core.cli.output import Output, seconds_text
+from bananas_core.cli.run import run
+from bananas_core.cli.target import Target, find_target, get_app
+from bananas_core.clock import to_datetime
+from bananas_core.job import SessionRecord
+
+
+def workers(
+    args: Annotated[list[str] | None, arguments("")] = None,
+    broker_url: BrokerUrl = None,
+    result_backend_url: ResultBackendUrl = None,
+    as_json: Json = False,
+) -> None:
+    """List live worker processes: what they consume, how busy they are."""
+    target, _ = find_target(
+        args or [], [], broker_url=broker_url, result_backend_url=result_backend_url
+    )
+    run(_workers(target, Output(json=as_json)))
+
+
+async def _workers(target: Target, out: Output) -> None:
+    async with get_app(target) as app:
+        now = await app.backend.now()
+        rows: list[tuple[object, ...]] = []
+        for record in await app.backend.sessions():
+            session = record.session
+            if out.json:
+                out.line(session_fields(record))
+            rows.append(
+                (
+                    session.id,
+                    session.host,
+                    session.pid,
+                    ", ".join(session.routing_keys),
+                    f"{session.slots - session.free}/{session.slots}",
+                    record.claims,
+                    session.done,
+                    f"{session.memory >> 20} MiB" if session.memory else "",
+                    session.version,
+                    seconds_text(now - session.started_at) if session.started_at else "",
+                    f"{seconds_text(max(0.0, now - record.renewed_at))} ago",
+                )
+            )
+        if not out.json:
+            columns = (
+                "worker",
+                "host",
+                "pid",
+                "routing keys",
+                "busy",
+                "claims",
+                "done",
+                "memory",
+                "version",
+                "up",
+                "renewed",
+            )
+            out.table(f"{len(rows)} workers", columns, rows)
+
+
+def session_fields(record: SessionRecord) -> dict[str, object]:
+    """A session on one level, instants as such."""
+    fields: dict[str, object] = msgspec.structs.asdict(record.session)
+    fields["started_at"] = to_datetime(record.session.started_at)
+    fields["renewed_at"] = to_datetime(record.renewed_at)
+    fields["expires_at"] = to_datetime(record.expires_at)
+    fields["claims"] = record.claims
+    return fields
+
+
+def health() -> None:
+    """x"""

@@ -1,0 +1,1 @@
+"""What tests of the core, of drivers and of applications share."""

@@ -1,0 +1,69 @@
+"""Which promise a test is about, and when it can't run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from bananas_core.testing.conformance.harness import LEVELS, Capabilities
+
+Test = Callable[..., Awaitable[None]]
+
+
+def promise(*ids: str) -> Callable[[Test], Test]:
+    """The promises (T1, L7, …) that a test shows; the report and the driver matrix use them."""
+
+    def mark(test: Test) -> Test:
+        test.__dict__["promises"] = ids
+        return test
+
+    return mark
+
+
+def promises_of(test: Any) -> tuple[str, ...]:
+    """What ``promise`` said about a test."""
+    return getattr(test, "promises", ())
+
+
+def requires(can: Callable[[Capabilities], bool], reason: str) -> Callable[[Test], Test]:
+    """Skip, with the reason, for drivers that declare otherwise."""
+    return _skip_if(lambda capabilities: None if can(capabilities) else reason)
+
+
+def level(name: str) -> Callable[[Test], Test]:
+    """Run only when this level, or a later one, is asked for."""
+
+    def why(capabilities: Capabilities) -> str | None:
+        if LEVELS.index(name) <= LEVELS.index(capabilities.level):
+            return None
+        return f"level {name}"
+
+    return _skip_if(why)
+
+
+def takes(seconds: float) -> Callable[[Test], Test]:
+    """The test lets that much of the broker's time pass: level extended where it really waits."""
+
+    def why(capabilities: Capabilities) -> str | None:
+        if capabilities.manual_clock or capabilities.level != "core":
+            return None
+        return f"level extended: waits {seconds:g} s, as the driver takes no clock"
+
+    return _skip_if(why)
+
+
+def _skip_if(why: Callable[[Capabilities], str | None]) -> Callable[[Test], Test]:
+    def mark(test: Test) -> Test:
+        @functools.wraps(test)
+        async def run(self: Any, harness: Any) -> None:
+            reason = why(harness.capabilities)
+            if reason is not None:
+                pytest.skip(reason)
+            await test(self, harness)
+
+        return run
+
+    return mark

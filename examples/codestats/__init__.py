@@ -1,0 +1,1 @@
+"""Statistics of a tree of Python files, one job a file."""
