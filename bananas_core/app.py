@@ -7,18 +7,18 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from bananas_core.arguments import encode_value
+from bananas_core.arguments import encode_named
 from bananas_core.clock import Clock, SystemClock, new_ids
 from bananas_core.codec import Codecs
 from bananas_core.errors import ConfigurationError, JobNotFound, UnknownTask
 from bananas_core.handle import Desk, Job
 from bananas_core.job import Ready
-from bananas_core.message import Backoff
-from bananas_core.options import JobOptions, Submission, submission
+from bananas_core.message import Backoff, check_name
+from bananas_core.options import JobOptions, Submission, check_options, submission
 from bananas_core.plugins import Plugin, PluginManager, find_plugins
 from bananas_core.portal import Portal, refuse_in_loop, wait_for
 from bananas_core.retry import RetryPolicy
-from bananas_core.task import AsyncTask, JobSpec, SyncTask, Task, make_task, merge
+from bananas_core.task import AsyncTask, JobSpec, SyncTask, Task, check_one_id, make_task, merge
 
 if TYPE_CHECKING:
     from bananas_core.connection import Connection
@@ -313,12 +313,14 @@ class Bananas:
         """Unsent jobs of one task by its name. Raises InvalidPayload."""
         task = self.tasks.get(name)
         if task is not None:
-            return [task.named(payload, options) for payload in payloads]
+            return task.specs(payloads, options)
         options = merge(options, {})
-        limit = self.max_payload
+        check_name("name", name)
+        check_options(options)
+        check_one_id(options, len(payloads))
         return [
-            JobSpec(self, name, encode_value(dict(p), f"payload of {name}", limit), options)
-            for p in payloads
+            JobSpec(self, name, encode_named(payload, name, self.max_payload), options)
+            for payload in payloads
         ]
 
     async def get_job(self, job_id: str) -> Job[Any]:
@@ -372,7 +374,7 @@ class Bananas:
         on the portal's."""
         refuse_in_loop()
         connection = self._connection
-        if connection is not None and connection.alive and connection.loop.is_running():
+        if connection is not None and connection.alive:
             return wait_for(connection.loop, lambda: function(connection))
         return self._portal.call(lambda: self._with_own_connection(function))
 

@@ -28,9 +28,13 @@ _SCALARS: Final = frozenset({str, int, float, bool, bytes, NoneType})
 class Arguments:
     """Binding, validation and decoding for one function."""
 
-    def __init__(self, fn: Callable[..., Any], task: str) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], task: str, names: Mapping[str, Any] | None = None
+    ) -> None:
+        """``names``: what annotations may name besides the function's globals."""
         self._fn = fn
         self._task = task
+        self._names = names
         self._signature = signature_of(fn, task)
         parameters = self._signature.parameters.values()
         self._positions = tuple(
@@ -126,7 +130,9 @@ class Arguments:
 
     def _hints(self) -> dict[str, Any]:
         try:
-            return typing.get_type_hints(inspect.unwrap(self._fn), include_extras=True)
+            return typing.get_type_hints(
+                inspect.unwrap(self._fn), localns=self._names, include_extras=True
+            )
         except NameError as error:
             raise ConfigurationError(
                 f"an annotation of task {self._task!r} can't be resolved: {error}; "
@@ -209,6 +215,37 @@ def signature_of(fn: Callable[..., Any], task: str) -> inspect.Signature:
                 f"task {task!r}: an argument can't be named {parameter.name!r}"
             )
     return signature
+
+
+def encode_named(payload: Mapping[str, Any], task: str, max_bytes: int) -> bytes:
+    """JSON of named arguments for a task that is not registered here.
+
+    Raises:
+        InvalidPayload: not a mapping with strings as names, or a value has no JSON form.
+        PayloadTooLarge: over ``max_bytes``.
+    """
+    check_named(payload, task)
+    return encode_value(dict(payload), f"payload of {task}", max_bytes)
+
+
+def local_names(fn: Callable[..., Any]) -> Mapping[str, Any] | None:
+    """The caller's local names, for a function defined inside another one (in a test, say) whose
+    annotations are text; None for other functions. The caller is the first frame outside
+    ``bananas_core``."""
+    if "<locals>" not in getattr(fn, "__qualname__", ""):
+        return None
+    if not any(isinstance(hint, str) for hint in getattr(fn, "__annotations__", {}).values()):
+        return None
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("bananas_core."):
+        frame = frame.f_back
+    return dict(frame.f_locals)
+
+
+def check_named(payload: object, task: str) -> None:
+    """Raises InvalidPayload unless it is a mapping with strings as names."""
+    if not isinstance(payload, Mapping) or not all(isinstance(name, str) for name in payload):
+        raise InvalidPayload(f"payload of {task} is named arguments, not {repr(payload)[:80]}")
 
 
 def encode_value(value: object, what: str, max_bytes: int) -> bytes:

@@ -37,8 +37,8 @@ class Connection:
 
     @property
     def alive(self) -> bool:
-        """Whether its loop may still run in this process; False after a fork or a closed loop."""
-        return self._pid == os.getpid() and not self.loop.is_closed()
+        """Whether its loop runs in this process; False after a fork."""
+        return self._pid == os.getpid() and self.loop.is_running()
 
     async def open(self) -> None:
         """Open the pair. Safe to repeat, also at the same time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, TypedDict
 
 import msgspec
 
@@ -56,25 +56,21 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 def submission(
     id: str, name: str, payload: bytes, options: JobOptions, *, now: float
 ) -> Submission:
-    """Check everything and build the message.
+    """Build the message of a job.
 
     Args:
+        id: used unless the options choose one.
+        name, options: checked already (``check_name``, ``check_options``).
         payload: a JSON object.
         now: the producer's time, unix seconds.
-
-    Raises:
-        InvalidPayload: a name or an option is not valid.
     """
-    if None in options.values():
-        options = cast(JobOptions, {k: v for k, v in options.items() if v is not None})
-    check_options(options)
     delay = options.get("delay")
     run_at, expires_at = options.get("run_at"), options.get("expires_at")
     timeout, queue_timeout = options.get("timeout"), options.get("queue_timeout")
     message = Message(
         v=VERSION,
         id=options.get("job_id", id),
-        name=check_name("name", name),
+        name=name,
         payload=msgspec.Raw(payload),
         created_at=datetime.fromtimestamp(now, UTC),
         put=True,

@@ -52,6 +52,11 @@ class PluginManager:
         """Registered plugins, in the order given."""
         return tuple(name for name, _ in self._pluggy.list_name_plugin())
 
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """Hooks that some plugin has, by name."""
+        return tuple(sorted(self._calls))
+
     def register(self, plugin: Plugin) -> None:
         """Add a plugin.
 

@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     broker_url: str = DEFAULT_URL
+    """Where messages go, and by default records too."""
     result_backend_url: str | None = None
     """None: the ledger that goes with the broker."""
     namespace: str = Field(default="bananas", pattern=r"^[A-Za-z0-9._-]{1,64}$")
@@ -48,6 +49,7 @@ class Settings(BaseSettings):
     concurrency: int = Field(default=16, ge=1)
     """Jobs at once in one worker process."""
     processes: int = Field(default=1, ge=1)
+    """Worker processes under one supervisor."""
     grace: float = Field(default=30.0, ge=0)
     """How long running jobs may go on when a worker is told to stop."""
     pool: Literal["thread", "process"] = "thread"
@@ -57,13 +59,18 @@ class Settings(BaseSettings):
     max_memory: int | None = Field(default=None, ge=1)
     """A worker process over this many MiB is replaced."""
     health_port: int | None = Field(default=None, ge=0, le=65535)
+    """Where a worker answers health checks over HTTP; None: nowhere."""
 
     retention_completed: float = Field(default=Retention().completed, ge=600)
     """How long the record of a completed job is kept."""
     retention_failed: float = Field(default=Retention().failed, ge=600)
+    """The same for a failed job."""
     retention_cancelled: float = Field(default=Retention().cancelled, ge=600)
+    """The same for a cancelled job."""
     retention_quarantined: float = Field(default=Retention().quarantined, ge=600)
+    """The same for a quarantined one, with its raw bytes."""
     retention_events: float = Field(default=Retention().events, ge=60)
+    """How long changes of state can be read from the event feed."""
     retention_most: int = Field(default=Retention().most, ge=1)
     """Most final records kept."""
 

@@ -92,6 +92,8 @@ class Submitter:
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._take_off)
+        if len(groups) == 1:
+            return await groups[0].future
         ids: list[str] = []
         answers = await asyncio.gather(*(g.future for g in groups), return_exceptions=True)
         for answer in answers:

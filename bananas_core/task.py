@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
 
-from bananas_core.arguments import Arguments, encode_value
+from bananas_core.arguments import Arguments, check_named, encode_value, local_names
 from bananas_core.clock import seconds
 from bananas_core.errors import ConfigurationError, InvalidPayload
 from bananas_core.handle import Job
@@ -102,7 +102,7 @@ class Task(Generic[P, R]):
         self.result = result
         self.retry = retry or RetryPolicy()
         self._host = host
-        self._arguments = Arguments(fn, name)
+        self._arguments = Arguments(fn, name, local_names(fn))
         self.__doc__ = fn.__doc__
         self.__module__ = fn.__module__
         self.__wrapped__ = fn
@@ -129,7 +129,7 @@ class Task(Generic[P, R]):
             InvalidPayload: one of them is not valid; nothing was sent.
             TransportError, ResultBackendError: it is unknown which of them were accepted.
         """
-        return await self._host.submit_specs(self._specs(arguments, options))
+        return await self._host.submit_specs(self.specs(arguments, options))
 
     def job(self, *args: P.args, **kwargs: P.kwargs) -> JobSpec[R]:
         """The job that ``submit`` would send, unsent.
@@ -147,17 +147,13 @@ class Task(Generic[P, R]):
         self, arguments: Sequence[Mapping[str, Any]], **options: Unpack[JobOptions]
     ) -> list[Job[R]]:
         """``submit_many`` for code without an event loop."""
-        return self._host.submit_specs_blocking(self._specs(arguments, options))
+        return self._host.submit_specs_blocking(self.specs(arguments, options))
 
     @property
     def result_type(self) -> Any:
         """The return annotation; None when there is none."""
         self._arguments.compile()
         return self._arguments.result_type
-
-    def named(self, payload: Mapping[str, Any], options: JobOptions) -> JobSpec[R]:
-        """The job for a mapping of named arguments and options. Raises InvalidPayload."""
-        return self._specs([payload], options)[0]
 
     def decode_arguments(self, payload: bytes) -> dict[str, Any]:
         """Plain JSON to the arguments of a call, converted as annotated. Raises InvalidPayload."""
@@ -172,15 +168,17 @@ class Task(Generic[P, R]):
         """
         return encode_value(value, f"result of {self.name}", self._host.max_payload)
 
-    def _specs(
+    def specs(
         self, arguments: Sequence[Mapping[str, Any]], options: JobOptions
     ) -> list[JobSpec[R]]:
+        """Unsent jobs, one for each mapping of named arguments. Raises InvalidPayload."""
         merged = self._defaults()
         if options:
             merged = merge(merged, options)
             check_options(merged)
-            if "job_id" in merged and len(arguments) > 1:
-                raise InvalidPayload("job_id names one job; leave it out for several")
+            check_one_id(merged, len(arguments))
+        for mapping in arguments:
+            check_named(mapping, self.name)
         return [self._spec((), mapping, merged) for mapping in arguments]
 
     def _spec(
@@ -263,6 +261,12 @@ def make_task(
         result=result,
         retry=retry,
     )
+
+
+def check_one_id(options: JobOptions, jobs: int) -> None:
+    """Raises InvalidPayload when several jobs would get the same id."""
+    if "job_id" in options and jobs > 1:
+        raise InvalidPayload("job_id names one job; leave it out for several")
 
 
 def merge(options: JobOptions, over: JobOptions) -> JobOptions:

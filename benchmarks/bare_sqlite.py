@@ -1,8 +1,9 @@
-"""The limit line for SQLite: a plain sqlite3 loop with a durable job's writes and nothing else.
+"""The limit line for SQLite: a plain sqlite3 loop that does the same writes and nothing else.
 
-Same durability (WAL, synchronous=FULL), same batches, the same rows: an insert per job, an update
-when it is claimed, an update with result when it is done, an event row for each of these batches.
-No tasks, no fences, no sessions, no timeline.
+The very tables, columns and indexes of the driver, the same durability (WAL, synchronous=FULL)
+and batches: a row and its message per job, an update when it is claimed, an update with timeline
+and result when it is done, an event row for each batch. All values are constants of the usual
+size: no tasks, no validation, no decisions, no fences, no sessions, no threads.
 """
 
 from __future__ import annotations
@@ -12,65 +13,77 @@ import sys
 import time
 from pathlib import Path
 
+from bananas_brokers.sqlite import rows, schema
 from benchmarks.measure import report, timed
 from benchmarks.workload import BATCH, CLAIM, MESSAGE
 
-SCHEMA = """
-CREATE TABLE jobs (id TEXT PRIMARY KEY, state INTEGER, queue TEXT, priority INTEGER, seq INTEGER,
-                   worker TEXT, message BLOB, result BLOB, finished REAL) WITHOUT ROWID;
-CREATE INDEX pending ON jobs (queue, priority DESC, seq) WHERE state = 0;
-CREATE INDEX finals ON jobs (finished) WHERE state = 2;
-CREATE TABLE events (seq INTEGER PRIMARY KEY, at REAL, body BLOB);
-"""
+CLAIMED = bytes(70)
+"""A record's detail with its first claim."""
+DONE = bytes(110)
+"""The same with the outcome and a small result."""
+EVENT = bytes(100)
+"""One job's change of state."""
 
 
 def connect(folder: str) -> sqlite3.Connection:
     connection = sqlite3.connect(Path(folder) / "bare.db", isolation_level=None)
-    connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + SCHEMA)
+    connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
+    connection.execute("BEGIN IMMEDIATE")
+    schema.prepare(connection, "bananas")
+    connection.execute("COMMIT")
     return connection
 
 
 def submit(connection: sqlite3.Connection, jobs: int) -> None:
     for begin in range(0, jobs, BATCH):
-        rows = [(f"{n:032x}", n, MESSAGE) for n in range(begin, min(begin + BATCH, jobs))]
+        now = time.time()
+        numbers = range(begin + 1, min(begin + BATCH, jobs) + 1)
+        lines = [
+            (n, 1, f"{n:032x}", "benchmarks.noop", "default", now, 3, None, False, 0.0)
+            + (2, 50, False, 101, n, 1, 0, 0, 0, None, now, now)
+            + (None, None, None, None, None, None, 0.0, None, None)
+            for n in numbers
+        ]
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(
-            "INSERT INTO jobs (id, state, queue, priority, seq, message)"
-            " VALUES (?, 0, 'default', 50, ?, ?)",
-            rows,
-        )
-        _event(connection, rows)
+        connection.executemany(rows.INSERT, lines)
+        connection.executemany("INSERT INTO bodies VALUES (?, ?)", [(n, MESSAGE) for n in numbers])
+        _event(connection, now, len(lines))
         connection.execute("COMMIT")
 
 
 def drain(connection: sqlite3.Connection) -> None:
+    select = (
+        f"SELECT {rows.COLUMNS}, bodies.message FROM jobs JOIN bodies USING (seq) "
+        "WHERE ns = 1 AND routing_key = 'default' AND state = 2 ORDER BY rank, ord LIMIT ?"
+    )
     while True:
-        connection.execute("BEGIN IMMEDIATE")
-        rows = connection.execute(
-            "SELECT id, seq, message FROM jobs WHERE state = 0 AND queue = 'default'"
-            " ORDER BY priority DESC, seq LIMIT ?",
-            (CLAIM,),
-        ).fetchall()
-        connection.executemany(
-            "UPDATE jobs SET state = 1, worker = 'w' WHERE id = ?", [(row[0],) for row in rows]
-        )
-        _event(connection, rows)
-        connection.execute("COMMIT")
-        if not rows:
-            return
         now = time.time()
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(
-            "UPDATE jobs SET state = 2, result = ?, finished = ? WHERE id = ?",
-            [(b"1", now, row[0]) for row in rows],
-        )
-        _event(connection, rows)
+        found = connection.execute(select, (CLAIM,)).fetchall()
+        if not found:
+            connection.execute("COMMIT")
+            return
+        seqs = [row[rows.SEQ] for row in found]
+        connection.executemany(rows.UPDATE, [_changed(seq, 3, now, None, CLAIMED) for seq in seqs])
+        _event(connection, now, len(found))
+        connection.execute("COMMIT")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(rows.UPDATE, [_changed(seq, 4, now, now, DONE) for seq in seqs])
+        _event(connection, now, len(found))
         connection.execute("COMMIT")
 
 
-def _event(connection: sqlite3.Connection, rows: list[tuple[str, int, bytes]]) -> None:
-    body = ",".join(row[0] for row in rows)
-    connection.execute("INSERT INTO events (at, body) VALUES (?, ?)", (time.time(), body))
+def _changed(
+    seq: int, state: int, now: float, finished: float | None, detail: bytes
+) -> tuple[object, ...]:
+    return (
+        *(state, 50, False, 101, seq, 1, 1, 0, 0, "host-12345-0123456789ab", now, now, now),
+        *(finished, None, None, None, None, 0.0, None, detail, seq),
+    )
+
+
+def _event(connection: sqlite3.Connection, now: float, count: int) -> None:
+    connection.execute("INSERT INTO events (ns, at, body) VALUES (1, ?, ?)", (now, EVENT * count))
 
 
 def main(what: str, jobs: int, folder: str) -> None:

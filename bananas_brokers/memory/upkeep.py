@@ -192,7 +192,7 @@ class Upkeep:
 
     def _lost(self, queue: str, instant: float, limit: int) -> list[str]:
         """L36: pending jobs without a message. One that was sent again just now is left alone."""
-        found = []
+        found: list[str] = []
         for job_id in self._records.pending.get(queue, ()):
             if len(found) >= limit:
                 break

@@ -127,7 +127,6 @@ class Handle:
         self._database: Database | None = None
         self._pid = 0
 
-    @property
     def is_open(self) -> bool:
         return self._database is not None
 

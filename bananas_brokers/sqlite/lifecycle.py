@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import merge
-from itertools import islice
 from typing import Any
 
 from bananas_brokers.sqlite import rows
@@ -70,22 +68,11 @@ def claim(records: Records, session: str, hints: Sequence[Hint]) -> list[Verdict
     return verdicts
 
 
-def claim_pending(
-    records: Records, session: str, queues: Sequence[str], limit: int
-) -> list[Verdict]:
-    """T21: the best pending records, claimed. Those past their time are ended on the way."""
-    verdicts: list[Verdict] = []
-    while len(verdicts) < limit:
-        want = limit - len(verdicts)
-        jobs = records.adopt(peek(records, queues, want), whole=True)
-        hints = [Hint(id=job.id, gen=job.gen) for job in jobs]
-        for verdict in _claim(records, session, hints):
-            if verdict.kind is VerdictKind.RUN:
-                verdicts.append(verdict)
-        records.flush()
-        if len(jobs) < want or len(verdicts) >= limit:
-            break
-        records = records.again()
+def claim_rows(records: Records, session: str, found: Sequence[tuple[Any, ...]]) -> list[Verdict]:
+    """T21: rows of ``pending``, each with its verdict: ``stale`` if its time was over."""
+    jobs = records.adopt(found, whole=True)
+    verdicts = _claim(records, session, [Hint(id=job.id, gen=job.gen) for job in jobs])
+    records.flush()
     return verdicts
 
 
@@ -119,47 +106,39 @@ def signal(records: Records, signals: Sequence[Signal]) -> tuple[list[SignalAnsw
     return answers, records.became_pending()
 
 
-def _claim(records: Records, session: str, hints: Sequence[Hint]) -> list[Verdict]:
-    if not hints:
-        return []
-    now = records.now
-    fence = records.tx.take("fence")  # one a batch: (id, fence) is what must be unique
-    verdicts, any_run = [], False
-    for hint in hints:
-        kind, job = state.claim(records.get(hint.id), hint, session, fence, now)
-        records.set(job)
-        given = None
-        if kind is VerdictKind.RUN and job is not None:
-            given, any_run = state.claimed(job, now), True
-        verdicts.append(Verdict(kind=kind, id=hint.id, claim=given))
-    if any_run:
-        records.tx.connection.execute(
-            "INSERT OR IGNORE INTO sessions (ns, id, renewed_at, expires_at) VALUES (?, ?, ?, ?)",
-            (records.ns, session, now, now + state.CLAIM_TTL),
-        )
-    return verdicts
-
-
-def peek(records: Records, queues: Sequence[str], limit: int) -> list[tuple[Any, ...]]:
-    """The best pending records of several queues, as if they were one, as rows."""
-    found = [_pending(records, queue, limit) for queue in dict.fromkeys(queues)]
-    if len(found) == 1:
-        return found[0]
-    return list(islice(merge(*found, key=place), limit))
-
-
-def place(row: tuple[Any, ...]) -> tuple[int, int]:
-    """What a row of ``peek`` is sorted by."""
-    return rows.rank(row[rows.PRIORITY], row[rows.HEAD]), row[rows.ORD]
-
-
-def _pending(records: Records, queue: str, limit: int) -> list[tuple[Any, ...]]:
+def pending(records: Records, queue: str, limit: int) -> list[tuple[Any, ...]]:
+    """The best pending records of a queue, as rows in order."""
     found: list[tuple[Any, ...]] = records.tx.connection.execute(
         f"SELECT {rows.COLUMNS}, bodies.message FROM jobs JOIN bodies USING (seq) "
         "WHERE ns = ? AND routing_key = ? AND state = 2 ORDER BY rank, ord LIMIT ?",
         (records.ns, queue, limit),
     ).fetchall()
     return found
+
+
+def place(row: tuple[Any, ...]) -> tuple[int, int]:
+    """What rows of ``pending`` are sorted by."""
+    return rows.rank(row[rows.PRIORITY], row[rows.HEAD]), row[rows.ORD]
+
+
+def _claim(records: Records, session: str, hints: Sequence[Hint]) -> list[Verdict]:
+    if not hints:
+        return []
+    now = records.now
+    fence = records.tx.take("fence")  # one a batch: (id, fence) is what must be unique
+    verdicts = []
+    for hint in hints:
+        kind, job = state.claim(records.get(hint.id), hint, session, fence, now)
+        records.set(job)
+        given = None
+        if kind is VerdictKind.RUN and job is not None:
+            given = state.claimed(job, now)
+        verdicts.append(Verdict(kind=kind, id=hint.id, claim=given))
+    records.tx.connection.execute(
+        "INSERT OR IGNORE INTO sessions (ns, id, renewed_at, expires_at) VALUES (?, ?, ?, ?)",
+        (records.ns, session, now, now + state.CLAIM_TTL),
+    )
+    return verdicts
 
 
 def _first_state(job: Job, outcome: Outcome) -> JobState:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import merge
-from itertools import islice
 from typing import Any, Final
 
 from bananas_brokers.sqlite.rows import rank
@@ -33,17 +31,25 @@ def send(tx: Tx, ns: int, now: float, messages: Sequence[Outgoing]) -> None:
     tx.topics.update(queue_topic(ns, message.queue) for message in messages)
 
 
-def peek(tx: Tx, ns: int, now: float, queues: Sequence[str], limit: int) -> list[tuple[Any, ...]]:
-    """The best messages of several queues, as if they were one: rows of (rank, ord, …). Brings
-    those back whose lease is over."""
-    names = list(dict.fromkeys(queues))
-    _return_overdue(tx, ns, now, names)
-    found = [_ready(tx, ns, name, limit) for name in names]
-    return list(islice(merge(*found, key=_place), limit))
+def ready(
+    tx: Tx, ns: int, now: float, queues: Sequence[str], limit: int
+) -> list[list[tuple[Any, ...]]]:
+    """The best messages of each queue, as rows in order. Brings those back whose lease is over."""
+    _return_overdue(tx, ns, now, queues)
+    sql = (
+        "SELECT rank, ord, queue, body, redelivered FROM messages "
+        "WHERE ns = ? AND queue = ? AND lease IS NULL ORDER BY rank, ord LIMIT ?"
+    )
+    return [tx.connection.execute(sql, (ns, queue, limit)).fetchall() for queue in queues]
+
+
+def place(row: tuple[Any, ...]) -> tuple[int, int]:
+    """What rows of ``ready`` are sorted by."""
+    return row[0], row[1]
 
 
 def lease(tx: Tx, now: float, chosen: Sequence[tuple[Any, ...]]) -> list[Delivery]:
-    """T13: rows of ``peek``, leased for ``LEASE`` seconds. A delivery's token is (ord, lease)."""
+    """T13: rows of ``ready``, leased for ``LEASE`` seconds. A delivery's token is (ord, lease)."""
     if not chosen:
         return []
     number = tx.take("lease")
@@ -148,15 +154,6 @@ def _return_overdue(tx: Tx, ns: int, now: float, queues: Sequence[str]) -> None:
     )
 
 
-def _ready(tx: Tx, ns: int, queue: str, limit: int) -> list[tuple[Any, ...]]:
-    found: list[tuple[Any, ...]] = tx.connection.execute(
-        "SELECT rank, ord, queue, body, redelivered FROM messages "
-        "WHERE ns = ? AND queue = ? AND lease IS NULL ORDER BY rank, ord LIMIT ?",
-        (ns, queue, limit),
-    ).fetchall()
-    return found
-
-
 def _depth(tx: Tx, source: tuple[str, str, str], ns: int, queue: str) -> tuple[int, float | None]:
     """How many are ready, and since when the oldest is: that of each level is the first in its
     order, so a long queue costs no more than one look a level."""
@@ -176,10 +173,6 @@ def _depth(tx: Tx, source: tuple[str, str, str], ns: int, queue: str) -> tuple[i
         """,
         (ns, queue),
     ).fetchone()
-
-
-def _place(row: tuple[Any, ...]) -> tuple[int, int]:
-    return row[0], row[1]
 
 
 def _each(

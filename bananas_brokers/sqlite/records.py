@@ -174,10 +174,10 @@ class Records:
     def _messages(self, ids: list[str]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         for start in range(0, len(ids), _CHUNK):
-            part = [self._where[i][0] for i in ids[start : start + _CHUNK]]
             names = {self._where[i][0]: i for i in ids[start : start + _CHUNK]}
             for seq, message in self.tx.connection.execute(
-                f"SELECT seq, message FROM bodies WHERE seq IN ({','.join('?' * len(part))})", part
+                f"SELECT seq, message FROM bodies WHERE seq IN ({marks(len(names))})",
+                padded(list(names)),
             ).fetchall():
                 found[names[seq]] = message
         return found

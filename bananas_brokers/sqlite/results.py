@@ -72,7 +72,7 @@ class SQLiteResultBackend:
         self._horizon = 0.0
 
     async def open(self, *, guard: bool = True, horizon: float = 0.0) -> None:
-        if self._handle.is_open:
+        if self._handle.is_open():
             return
         self._guard, self._horizon = guard, horizon
         await self._handle.open()
@@ -80,7 +80,7 @@ class SQLiteResultBackend:
             self._handle.fuse()
 
     async def close(self) -> None:
-        if self._handle.is_open:
+        if self._handle.is_open():
             bell = self._handle.database.bell
             await self._handle.close()
             bell.ring()
@@ -144,8 +144,13 @@ class SQLiteResultBackend:
         until = monotonic() + timeout
         with database.bell.listen(job_topic(ns, job_id) for job_id in ids) as ticket:
             database.reads.nudge()
-            while self._handle.is_open:
-                final = await self._handle.read(lambda tx: reads.get(tx, ns, ids, final=True))
+            while self._handle.is_open():
+                try:
+                    final = await self._handle.read(lambda tx: reads.get(tx, ns, ids, final=True))
+                except ResultBackendUnavailable:
+                    if not self._handle.is_open():
+                        break  # closed meanwhile
+                    raise
                 left = until - monotonic()
                 if final or left <= 0:
                     order = {job_id: i for i, job_id in enumerate(ids)}

@@ -4,11 +4,12 @@ queue, and only foreign messages are rows of their own."""
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any, TypeVar
 
-from bananas_brokers.sqlite import lifecycle, mailbox
+from bananas_brokers.sqlite import fused, lifecycle, mailbox
 from bananas_brokers.sqlite.database import Handle
 from bananas_brokers.sqlite.records import Place, Records
 from bananas_brokers.sqlite.results import SQLiteResultBackend
@@ -48,20 +49,24 @@ class SQLiteTransport:
         self._held: dict[tuple[int, int], Delivery] = {}
         self._taking: set[asyncio.Task[Any]] = set()
         self._abandoned: set[asyncio.Task[Any]] = set()
+        self._pid = 0
+        self._turns = fused.Turns()
         self._closing = False
         self._plenty = True
         """The last receive got something, so the next one need not look first."""
 
     async def open(self) -> None:
         await self._handle.open()
-        self._closing = False
+        self._closing, self._pid = False, os.getpid()
 
     async def close(self) -> None:
-        if not self._handle.is_open or self._closing:
+        if not self._handle.is_open() or self._closing:
             return
         self._closing = True
-        bell = self._handle.database.bell
-        bell.ring()
+        if self._pid != os.getpid():  # after a fork: what is held belongs to the parent
+            self._held.clear()
+            self._taking.clear()
+        self._handle.database.bell.ring()
         try:
             if self._taking:
                 await asyncio.wait(self._taking)
@@ -86,9 +91,10 @@ class SQLiteTransport:
         ]
 
     async def receive(self, queues: Sequence[str], limit: int, timeout: float) -> list[Delivery]:
+        turn = self._turns.next()
+
         def take(tx: Tx) -> list[Delivery]:
-            now = self._now()
-            return mailbox.lease(tx, now, mailbox.peek(tx, self._handle.ns, now, queues, limit))
+            return fused.leased(tx, self._handle.ns, self._now(), queues, limit, turn)
 
         async def undo(deliveries: list[Delivery]) -> None:
             await self._give_back(deliveries)
@@ -100,8 +106,11 @@ class SQLiteTransport:
     async def receive_claimed(
         self, session: str, queues: Sequence[str], limit: int, timeout: float
     ) -> list[Received]:
+        turn = self._turns.next()
+
         def take(tx: Tx) -> list[Received]:
-            return _claimed(tx, Place(ns=self._handle.ns, now=self._now()), session, queues, limit)
+            place = Place(ns=self._handle.ns, now=self._now())
+            return fused.claimed(tx, place, session, queues, limit, turn)
 
         async def undo(received: list[Received]) -> None:
             await self._give_back([r.delivery for r in received if r.delivery is not None])
@@ -127,9 +136,9 @@ class SQLiteTransport:
 
     async def stats(self, queues: Sequence[str]) -> list[QueueStats]:
         ns = self._handle.ns
-        fused = self._handle.database.fused[ns] > 0
+        counts_records = self._handle.database.fused[ns] > 0
         return await self._handle.read(
-            lambda tx: mailbox.stats(tx, ns, self._now(), queues, fused=fused)
+            lambda tx: mailbox.stats(tx, ns, self._now(), queues, fused=counts_records)
         )
 
     async def purge(self, queue: str) -> int:
@@ -157,13 +166,16 @@ class SQLiteTransport:
         until = monotonic() + timeout
         with database.bell.listen(queue_topic(ns, queue) for queue in queues) as ticket:
             look, nudged = not self._plenty, False
-            while self._handle.is_open and not self._closing:
+            while not self._ended():
                 if not look or await self._handle.read(
                     lambda tx: mailbox.waiting(tx, ns, self._now(), queues, records=records)
                 ):
+                    if self._ended():
+                        break
                     found = await self._shielded(take, undo)
                     if found:
                         self._plenty = True
+                        self._turns.served(len(found))
                         return found
                 self._plenty, look = False, True
                 left = until - monotonic()
@@ -211,6 +223,9 @@ class SQLiteTransport:
             return []
         return found
 
+    def _ended(self) -> bool:
+        return self._closing or not self._handle.is_open()
+
     def _forget(self, deliveries: Sequence[Delivery]) -> list[tuple[int, int]]:
         for delivery in deliveries:
             self._held.pop(delivery.token, None)
@@ -237,25 +252,3 @@ class SQLiteTransport:
 
     def _now(self) -> float:
         return self._clock.now()
-
-
-def _claimed(
-    tx: Tx, place: Place, session: str, queues: Sequence[str], limit: int
-) -> list[Received]:
-    """T21 in a transaction: the best of records and messages together."""
-    records = Records(tx, place)
-    mail = mailbox.peek(tx, place.ns, place.now, queues, limit)
-    if not mail:
-        verdicts = lifecycle.claim_pending(records, session, queues, limit)
-        return [Received(verdict=verdict) for verdict in verdicts]
-    jobs = [lifecycle.place(row) for row in lifecycle.peek(records, queues, limit)]
-    best = sorted([*((*place, 0) for place in jobs), *((row[0], row[1], 1) for row in mail)])
-    chosen = mail[: sum(kind for _, _, kind in best[:limit])]
-    found = [
-        (100 - delivery_row[0] // 2, Received(delivery=delivery))
-        for delivery_row, delivery in zip(chosen, mailbox.lease(tx, place.now, chosen), strict=True)
-    ]
-    for verdict in lifecycle.claim_pending(records, session, queues, limit - len(chosen)):
-        priority = verdict.claim.priority if verdict.claim else 0
-        found.append((priority, Received(verdict=verdict)))
-    return [item for _, item in sorted(found, key=lambda pair: -pair[0])]

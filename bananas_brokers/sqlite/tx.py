@@ -46,7 +46,7 @@ def marks(count: int) -> str:
     return ",".join("?" * _size(count))
 
 
-def padded(values: list[str]) -> list[str | None]:
+def padded(values: list[T]) -> list[T | None]:
     """``values`` filled up with NULL to the length that ``marks`` has."""
     return [*values, *[None] * (_size(len(values)) - len(values))]
 

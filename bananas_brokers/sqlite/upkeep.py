@@ -80,8 +80,11 @@ def due(
     records: Records, limit: int, settled: Sequence[Settled], lost: Mapping[str, float]
 ) -> tuple[list[Ready], bool]:
     """L33-L37."""
-    records.load([item.id for item in settled])
-    settle(records, settled)
+    if settled:
+        records.load([item.id for item in settled])
+        settle(records, settled)
+        records.flush()  # the conditions below are evaluated by SQLite
+        records = records.again()
     left, more = limit, False
     if _lapses_allowed(records):
         count, more = _lapse(records, left)
@@ -151,8 +154,8 @@ def prune(tx: Tx, place: Place, policy: Retention, limit: int) -> int:
 def _extend(records: Records, session: Session) -> None:
     records.tx.connection.execute(
         "INSERT INTO sessions (ns, id, body, renewed_at, expires_at) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT DO UPDATE SET body = excluded.body, renewed_at = excluded.renewed_at, "
-        "expires_at = excluded.expires_at",
+        "ON CONFLICT (ns, id) DO UPDATE SET body = excluded.body, "
+        "renewed_at = excluded.renewed_at, expires_at = excluded.expires_at",
         (
             records.ns,
             session.id,
@@ -215,7 +218,10 @@ def _lapse(records: Records, limit: int) -> tuple[int, bool]:
         room = limit - count
         jobs = records.find("ns = ? AND worker = ? AND state = 3 LIMIT ?", (ns, session, room + 1))
         for job in jobs[:room]:
-            records.set(state.lapse(job, now, guard=records.guard))
+            lapsed = state.lapse(job, now, guard=records.guard)
+            records.set(lapsed)
+            if lapsed.due_at is not None and lapsed.due_at <= now:  # expired while it ran
+                records.set(state.look(lapsed, now, guard=records.guard)[1])
         records.tx.connection.executemany(
             "INSERT OR REPLACE INTO lapses (ns, session, id, at) VALUES (?, ?, ?, ?)",
             [(ns, session, job.id, now) for job in jobs[:room]],

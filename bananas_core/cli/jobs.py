@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PAGE: Final = 500
 """Records fetched at once."""
+STATES: Final = ", ".join(JobState)
 
 
 def submit(
@@ -60,7 +61,8 @@ def submit(
 def jobs(
     args: Annotated[list[str] | None, arguments("")] = None,
     state: Annotated[
-        list[JobState] | None, typer.Option("--state", help="Only this state; may be repeated.")
+        list[JobState] | None,
+        typer.Option("--state", help=f"{STATES}; may be repeated.", metavar="STATE"),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Only this task.")] = None,
     since: Annotated[
@@ -68,7 +70,7 @@ def jobs(
         typer.Option("--since", help="Created since: 15m, 1h, 7d, or an ISO time.", metavar="TIME"),
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", help="Most jobs shown, newest first.", min=1)
+        int, typer.Option("--limit", help="Most jobs shown.", min=1, metavar="N")
     ] = 50,
     quarantined: Annotated[
         bool, typer.Option("--quarantined", help="Only quarantined ones, with their raw bytes.")

@@ -28,7 +28,12 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 def arguments(metavar: str) -> typer.models.ArgumentInfo:
     """All positional arguments of a command, with the app first if it is given."""
-    return typer.Argument(metavar=f"{APP} {metavar}".strip(), show_default=False)  # type: ignore[no-any-return]
+    info: typer.models.ArgumentInfo = typer.Argument(
+        metavar=f"{APP} {metavar}".strip(),
+        show_default=False,
+        help="APP is package.module:name; without it BANANAS_APP, or what the settings say.",
+    )
+    return info
 
 
 def parse_since(text: str, now: float) -> float:

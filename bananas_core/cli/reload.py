@@ -40,16 +40,19 @@ class Reloader:
         """Until SIGINT or SIGTERM, which are passed on; the worker's exit code."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
-        watcher = threading.Thread(target=self._watch, name="bananas-reload", daemon=True)
+        found = changes(self._folder, self._end)
+        watcher = threading.Thread(
+            target=self._watch, args=(found,), name="bananas-reload", daemon=True
+        )
         watcher.start()
         while True:
             self._changed.clear()
             code = self._run_once()
-            if self._stops:
+            if self._stopped():
                 self._end.set()
                 return code
             while not self._changed.wait(LOOK):
-                if self._stops:
+                if self._stopped():
                     return code
             log.warning("code has changed: the worker starts anew")
 
@@ -78,25 +81,31 @@ class Reloader:
             log.warning("the worker ended with code %s; waiting for a change", worker.returncode)
         return worker.returncode
 
-    def _watch(self) -> None:
-        for _ in changes(self._folder, self._end):
+    def _watch(self, found: Iterator[None]) -> None:
+        for _ in found:
             self._changed.set()
+
+    def _stopped(self) -> bool:
+        return self._stops > 0
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stops += 1
 
 
 def changes(folder: Path, end: threading.Event) -> Iterator[None]:
-    """Yields whenever Python files under ``folder`` changed, until ``end`` is set. By watchfiles
-    if that is installed, else by looking at all times of change now and then."""
-    if importlib.util.find_spec("watchfiles") is not None:
-        watchfiles = importlib.import_module("watchfiles")
-        for _ in watchfiles.watch(
-            folder, watch_filter=watchfiles.PythonFilter(), stop_event=end, raise_interrupt=False
-        ):
-            yield
-        return
-    before = snapshot(folder)
+    """Yields whenever Python files under ``folder`` changed after this call, until ``end`` is
+    set. By watchfiles if that is installed, else by looking at all times of change now and then."""
+    if importlib.util.find_spec("watchfiles") is None:
+        return _polled(folder, snapshot(folder), end)
+    watchfiles = importlib.import_module("watchfiles")
+    python_only = watchfiles.PythonFilter()
+    found = watchfiles.watch(
+        folder, watch_filter=python_only, stop_event=end, raise_interrupt=False
+    )
+    return (None for _ in found)
+
+
+def _polled(folder: Path, before: dict[str, int], end: threading.Event) -> Iterator[None]:
     while not end.wait(POLL):
         now = snapshot(folder)
         if now != before:

@@ -55,13 +55,7 @@ def find_target(
     """
     by_url = broker_url is not None or result_backend_url is not None
     rest = list(arguments)
-    app = None
-    extra = len(rest) > len(names)
-    # A job id may look like an app (``a:b``); with URLs given, all of them are ids.
-    if extra and (not several or (is_reference(rest[0]) and not by_url)):
-        app = rest.pop(0)
-    elif rest and is_reference(rest[0]) and not by_url and default_app() is None:
-        app = rest.pop(0)
+    app = rest.pop(0) if _app_is_first(rest, len(names), several, by_url) else None
     if len(rest) < len(names):
         raise typer.BadParameter(f"{names[len(rest)]} is missing")
     if len(rest) > len(names) and not several:
@@ -77,6 +71,18 @@ def find_target(
         app = default_app()
     target = Target(app=app, broker_url=broker_url, result_backend_url=result_backend_url)
     return target, rest
+
+
+def _app_is_first(arguments: list[str], needed: int, several: bool, by_url: bool) -> bool:
+    if not arguments:
+        return False
+    extra = len(arguments) > needed
+    if extra and not several:
+        return True
+    # An id or a name may look like an app (``a:b``); it is none if the app is known otherwise.
+    if by_url or not is_reference(arguments[0]):
+        return False
+    return extra or default_app() is None
 
 
 def is_reference(text: str) -> bool:

@@ -5,50 +5,24 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bananas_core.app import Bananas
-from bananas_core.clock import Clock, SystemClock, seconds
+from bananas_core.clock import Clock
 from bananas_core.errors import ConfigurationError
 from bananas_core.job import Query
 from bananas_core.pair import Pair, installed
 from bananas_core.record import JobRecord, full_record
 from bananas_core.task import Task
+from bananas_core.testing.clock import ManualClock
 
 if TYPE_CHECKING:
     from bananas_core.plugins import Plugin
     from bananas_core.settings import Settings
 
-
-class ManualClock:
-    """Time that stands still until it is moved. Starts at the machine's time by default."""
-
-    def __init__(self, start: float | None = None) -> None:
-        self._now = SystemClock().now() if start is None else start
-        self._monotonic = 0.0
-
-    def now(self) -> float:
-        """Unix seconds."""
-        return self._now
-
-    def monotonic(self) -> float:
-        """Seconds since the clock was made."""
-        return self._monotonic
-
-    def advance(self, duration: timedelta | float) -> None:
-        """Move on; never back.
-
-        Raises:
-            ValueError: a negative duration.
-        """
-        step = seconds(duration)
-        if step < 0:
-            raise ValueError("time goes forward only")
-        self._now += step
-        self._monotonic += step
+__all__ = ["ManualClock", "assert_submitted", "drain", "memory_app"]
 
 
 def memory_app(

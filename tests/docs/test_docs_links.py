@@ -44,3 +44,9 @@ def test_every_page_can_be_reached_from_the_index(page: Path) -> None:
             if place.suffix == ".md" and place.exists() and place not in seen:
                 todo.append(place)
     assert page in seen
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=name_of)
+def test_every_page_is_in_the_site_menu(page: Path) -> None:
+    menu = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2]
+    assert f": {page.relative_to(ROOT / 'docs').as_posix()}\n" in menu

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from bananas_brokers.sqlite import schema
 from bananas_brokers.sqlite.results import SQLiteResultBackend
@@ -190,3 +191,39 @@ async def test_a_cancelled_receive_gives_its_claims_back_at_once(pair: Pair, put
 async def test_put_in_a_foreign_transaction_is_refused(pair: Pair, puts: Puts) -> None:
     with pytest.raises(UnsupportedCapability):
         await pair.backend.put(puts(["a"]), tx=object())
+
+
+async def test_records_and_foreign_messages_are_one_queue(pair: Pair, puts: Puts) -> None:
+    await pair.backend.put([replace(put, priority=50) for put in puts(["a", "b"])])
+    await pair.transport.send(
+        [Outgoing(body=b"high", priority=90), Outgoing(body=b"low", priority=10)]
+    )
+    await pair.backend.put(puts(["c"]))
+    assert (await pair.transport.stats(["default"]))[0].ready == 5
+    order = []
+    for limit in (1, 2, 2):
+        for item in await pair.transport.receive_claimed("s", ["default"], limit, 1.0):
+            if item.verdict is not None:
+                order.append(item.verdict.id)
+            if item.delivery is not None:
+                order.append(item.delivery.body.decode())
+    assert order == ["high", "a", "b", "c", "low"]
+
+
+async def test_a_quiet_queue_gets_its_turn_beside_a_busy_one(pair: Pair, puts: Puts) -> None:
+    busy = [replace(put, priority=90) for put in puts([f"busy-{i}" for i in range(100)])]
+    quiet = [replace(put, priority=10, routing_key="quiet") for put in puts(["quiet"])]
+    await pair.backend.put(busy + quiet)
+    got: list[str] = []
+    while "quiet" not in got and len(got) < 60:
+        received = await pair.transport.receive_claimed("s", ["default", "quiet"], 4, 1.0)
+        got += [item.verdict.id for item in received if item.verdict is not None]
+    assert "quiet" in got
+    assert got[:8] == [f"busy-{i}" for i in range(8)]
+
+
+async def test_a_purge_removes_messages_and_no_records(pair: Pair, puts: Puts) -> None:
+    await pair.backend.put(puts(["a"]))
+    await pair.transport.send([Outgoing(body=b"raw")])
+    assert await pair.transport.purge("default") == 1
+    assert (await pair.transport.stats(["default"]))[0].ready == 1

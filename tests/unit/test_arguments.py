@@ -150,7 +150,19 @@ def test_a_call_that_does_not_fit_is_refused(args: Any, kwargs: Any, text: str) 
 
 
 @pytest.mark.parametrize(
-    "payload", [b"{}", b'{"a":"x"}', b'{"a":1,"z":2}', b"[]", b"{", b'{"a":"\xff"}']
+    "payload",
+    [
+        b"{}",
+        b'{"a":"x"}',
+        b'{"a":1,"z":2}',
+        b"[]",
+        b"{",
+        b'{"a":"\xff"}',
+        b'{"a":1e999}',
+        b'{"a":NaN}',
+        b'{"a":' + b"9" * 5000 + b"}",
+        b'{"a":' + b"[" * 100_000,
+    ],
 )
 def test_foreign_payloads_are_checked_when_the_task_runs(payload: bytes) -> None:
     def work(a: int) -> None: ...

@@ -204,8 +204,19 @@ async def test_damaged_chunks_fail_the_job(plain: Bananas) -> None:
 
 def claim_of(message: bytes) -> Claim:
     return Claim(
-        id="j", fence=7, gen=1, name="n", routing_key="default", priority=50, attempt=1,
-        failures=0, deaths=0, max_attempts=3, created_at=0.0, at=0.0, message=message,
+        id="j",
+        fence=7,
+        gen=1,
+        name="n",
+        routing_key="default",
+        priority=50,
+        attempt=1,
+        failures=0,
+        deaths=0,
+        max_attempts=3,
+        created_at=0.0,
+        at=0.0,
+        message=message,
     )
 
 
@@ -216,12 +227,17 @@ async def test_a_result_envelope_is_either_plain_or_encoded(plain: Bananas) -> N
         envelope = await encode_result_value(
             b'{"a":1}', context, 7, codecs=used, backend=plain.backend
         )
-        assert set(msgspec.json.decode(envelope)) == (
-            {"encoding", "data"} if used else {"value"}
-        )
+        assert set(msgspec.json.decode(envelope)) == ({"encoding", "data"} if used else {"value"})
         job = Job(
-            id="j", name="n", routing_key="default", state=JobState.COMPLETED, message=b"",
-            created_at=0.0, changed_at=0.0, fence=7, result=envelope,
+            id="j",
+            name="n",
+            routing_key="default",
+            state=JobState.COMPLETED,
+            message=b"",
+            created_at=0.0,
+            changed_at=0.0,
+            fence=7,
+            result=envelope,
         )
         raw = await decode_result_value(job, codecs=codecs, backend=plain.backend)
         assert raw == b'{"a":1}'

@@ -105,8 +105,11 @@ def test_importing_takes_a_tenth_of_a_second_at_most() -> None:
         "print(time.process_time() - start)"
     )
     best = min(
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                             timeout=30, check=True).stdout)
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+            ).stdout
+        )
         for _ in range(5)
     )
     assert best <= 0.1

@@ -152,6 +152,13 @@ def test_the_spec_names_every_field_and_reason() -> None:
         assert f"| `{reason}` |" in text, reason
 
 
+def test_the_specs_example_is_a_message() -> None:
+    text = (ROOT / "docs" / "reference" / "wire-format.md").read_text("utf-8")
+    example = text.partition("```json\n")[2].partition("\n```")[0].encode()
+    VALIDATOR.validate(json.loads(example))
+    assert encode_message(decode_message(example)) == example
+
+
 def test_changing_run_at_writes_an_instant_and_none_removes_it() -> None:
     raw = b'{"v":1,"id":"a","name":"t","payload":{},"created_at":"2026-11-24T16:00:00Z"}'
     moved = with_fields(raw, run_at=1_764_000_000.5)

@@ -46,16 +46,25 @@ class Ordering(Suite):
         assert bodies(await receive(harness, transport, [queue], 1))[0] == "head"
 
     @promise("T12")
-    async def test_no_queue_starves_another(self, harness: Harness) -> None:
-        transport = await harness.transport()
-        busy, quiet = harness.queue("a-busy"), harness.queue("z-quiet")
-        for queues in ([busy, quiet], [quiet, busy]):
-            await send(transport, *(message("busy", busy, 100) for _ in range(100)))
-            await send(transport, message("quiet", quiet, 0))
-            got: list[str] = []
-            while "quiet" not in got and len(got) < 60:
-                found = await transport.receive(queues, 5, 0.5)
-                await transport.ack(found)
-                got += bodies(found)
-            assert "quiet" in got
-            await transport.purge(busy)
+    async def test_a_full_queue_does_not_starve_another(self, harness: Harness) -> None:
+        await starving(harness, busy_priority=50, quiet_priority=50)
+
+    @promise("T12")
+    async def test_an_important_queue_does_not_starve_another(self, harness: Harness) -> None:
+        await starving(harness, busy_priority=100, quiet_priority=0)
+
+
+async def starving(harness: Harness, *, busy_priority: int, quiet_priority: int) -> None:
+    """Receive from a queue that never gets empty and one with a single message."""
+    transport = await harness.transport()
+    busy, quiet = harness.queue("a-busy"), harness.queue("z-quiet")
+    for queues in ([busy, quiet], [quiet, busy]):
+        await send(transport, *(message("busy", busy, busy_priority) for _ in range(100)))
+        await send(transport, message("quiet", quiet, quiet_priority))
+        got: list[str] = []
+        while "quiet" not in got and len(got) < 60:
+            found = await transport.receive(queues, 5, 0.5)
+            await transport.ack(found)
+            got += bodies(found)
+        assert "quiet" in got
+        await transport.purge(busy)

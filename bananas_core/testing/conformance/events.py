@@ -1,0 +1,111 @@
+"""Topic: the feed of what happened."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+
+from bananas_core.errors import CursorExpired
+from bananas_core.job import Event, JobState, OutcomeKind, Retention, Signal, SignalKind
+from bananas_core.results import ResultBackend
+from bananas_core.testing.conformance.harness import Harness
+from bananas_core.testing.conformance.marks import promise, takes
+from bananas_core.testing.conformance.support import (
+    Suite,
+    a_job,
+    claim_one,
+    finish_one,
+    put_one,
+    started,
+)
+
+
+async def read(backend: ResultBackend, after: str, limit: int = 100) -> tuple[list[Event], str]:
+    """Everything after a cursor, and the cursor behind it."""
+    found: list[Event] = []
+    for _ in range(1000):
+        page = await backend.events(after, limit=limit)
+        assert len(page.events) <= limit
+        if not page.events:
+            return found, page.cursor
+        assert page.cursor != after
+        found, after = [*found, *page.events], page.cursor
+    raise AssertionError("a feed that never ends")
+
+
+class Feeding(Suite):
+    @promise("L41", "L22")
+    async def test_every_change_of_state_is_told_in_order(self, harness: Harness) -> None:
+        one, two = await harness.backend(), await harness.backend()
+        session = harness.session()
+        put, cancelled = a_job(), a_job(delay=60.0)
+        await one.put([put, cancelled])
+        claim = await claim_one(one, session, put)
+        await finish_one(one, claim, OutcomeKind.RETRY)
+        claim = await claim_one(one, session, put, gen=2)
+        await finish_one(one, claim, result=b"1")
+        await two.signal([Signal(id=cancelled.id, kind=SignalKind.CANCEL)])
+        wanted = {
+            put.id: ["pending", "processing", "pending", "processing", "completed"],
+            cancelled.id: ["scheduled", "cancelled"],
+        }
+
+        async def told() -> bool:
+            stories: defaultdict[str, list[str]] = defaultdict(list)
+            for event in (await read(two, ""))[0]:
+                if event.old is None:
+                    assert stories[event.id] == []
+                stories[event.id].append(event.new.value)
+            return stories == wanted
+
+        await harness.eventually(told)
+        events, _ = await read(two, "")
+        last = [event for event in events if event.id == put.id][-1]
+        assert (last.old, last.new) == (JobState.PROCESSING, JobState.COMPLETED)
+        assert (last.fence, last.attempt, last.name) == (claim.fence, 2, put.name)
+
+    @promise("L41")
+    async def test_a_cursor_skips_and_repeats_nothing(self, harness: Harness) -> None:
+        backend = await harness.backend()
+        puts = [a_job() for _ in range(20)]
+        await backend.put(puts[:7])
+        await backend.put(puts[7:])
+
+        async def complete() -> bool:
+            return len((await read(backend, ""))[0]) >= 20
+
+        await harness.eventually(complete)
+        for limit in (1, 3, 7, 100):
+            events, _ = await read(backend, "", limit)
+            assert {event.id for event in events} == {put.id for put in puts}
+            assert len(events) == 20
+
+    @promise("L41")
+    async def test_from_now_on_means_from_now_on(self, harness: Harness) -> None:
+        backend = await harness.backend()
+        await put_one(backend, a_job())
+        page = await backend.events("$")
+        assert page.events == ()
+        assert (await backend.events(page.cursor)).events == ()
+        put = await put_one(backend, a_job())
+
+        async def told() -> bool:
+            return [event.id for event in (await read(backend, page.cursor))[0]] == [put.id]
+
+        await harness.eventually(told)
+
+    @promise("L41", "L42")
+    @takes(30)
+    async def test_a_cursor_older_than_what_is_kept_says_so(self, harness: Harness) -> None:
+        backend = await harness.backend()
+        start = (await backend.events("$")).cursor
+        await started(backend, harness.session())
+        first = await backend.events(start, limit=1)
+        await harness.advance(20.0)
+        assert await backend.prune(Retention(events=10.0), 100) == 0
+        with pytest.raises(CursorExpired):
+            await backend.events(first.cursor)
+        young = await put_one(backend, a_job())
+        events, _ = await read(backend, "")
+        assert [event.id for event in events] == [young.id]

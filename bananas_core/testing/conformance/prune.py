@@ -1,0 +1,113 @@
+"""Topic: what may go goes, and nothing else."""
+
+from __future__ import annotations
+
+from bananas_core.job import JobState, OutcomeKind, Retention, Signal, SignalKind, Write
+from bananas_core.testing.conformance.harness import Harness
+from bananas_core.testing.conformance.marks import promise, requires
+from bananas_core.testing.conformance.support import (
+    ERROR,
+    Suite,
+    a_job,
+    finish_one,
+    put_one,
+    started,
+    state_of,
+)
+
+NONE = Retention(completed=0.0, failed=0.0, cancelled=0.0, quarantined=0.0, events=0.0)
+slow = requires(lambda c: c.manual_clock, "records stay for at least ten minutes")
+
+
+class Pruning(Suite):
+    @promise("L42")
+    @slow
+    async def test_final_records_go_after_their_time(self, harness: Harness) -> None:
+        backend, session = await harness.backend(), harness.session()
+        done, failed = await started(backend, session), await started(backend, session)
+        await finish_one(backend, done)
+        await finish_one(backend, failed, OutcomeKind.FAILED, error=ERROR)
+        policy = Retention(completed=1000.0, failed=2000.0)
+        await harness.advance(990.0)
+        assert await backend.prune(policy, 100) == 0
+        await harness.advance(20.0)
+        assert await backend.prune(policy, 100) == 1
+        assert [job and job.id for job in await backend.get([done.id, failed.id])] == [
+            None,
+            failed.id,
+        ]
+        await harness.advance(1000.0)
+        assert await backend.prune(policy, 100) == 1
+        assert await backend.get([failed.id]) == [None]
+
+    @promise("L43")
+    @slow
+    async def test_nothing_live_is_ever_deleted(self, harness: Harness) -> None:
+        backend = await harness.backend()
+        pending, scheduled = a_job(), a_job(delay=1e6)
+        await backend.put([pending, scheduled])
+        running = await started(backend, harness.session())
+        await harness.advance(500_000.0)
+        assert await backend.prune(Retention(completed=0.0, failed=0.0, most=0), 100) == 0
+        states = [await state_of(backend, i) for i in (pending.id, scheduled.id, running.id)]
+        assert states == [JobState.PENDING, JobState.SCHEDULED, JobState.PROCESSING]
+
+    @promise("L43")
+    @slow
+    async def test_nothing_young_is_ever_deleted(self, harness: Harness) -> None:
+        backend = await harness.backend()
+        claim = await started(backend, harness.session())
+        await harness.advance(5_000.0)
+        await finish_one(backend, claim)
+        await harness.advance(590.0)
+        assert await backend.prune(Retention(completed=0.0, most=0), 100) == 0
+        assert await state_of(backend, claim.id) is JobState.COMPLETED
+        await harness.advance(20.0)
+        assert await backend.prune(NONE, 100) == 1
+
+    @promise("L43")
+    @slow
+    async def test_a_retried_job_is_live_again(self, harness: Harness) -> None:
+        backend = await harness.backend()
+        claim = await started(backend, harness.session())
+        await finish_one(backend, claim, OutcomeKind.FAILED, error=ERROR)
+        await backend.signal([Signal(id=claim.id, kind=SignalKind.RETRY)])
+        await harness.advance(5_000.0)
+        assert await backend.prune(NONE, 100) == 0
+        assert await state_of(backend, claim.id) is JobState.PENDING
+
+    @promise("L42")
+    @slow
+    async def test_the_oldest_over_the_count_go(self, harness: Harness) -> None:
+        backend, session, ids = await harness.backend(), harness.session(), []
+        for kind in (OutcomeKind.FAILED, OutcomeKind.COMPLETED) * 3:
+            claim = await started(backend, session)
+            await finish_one(backend, claim, kind, error=ERROR)
+            ids.append(claim.id)
+            await harness.advance(1.0)
+        await put_one(backend, a_job())
+        await harness.advance(700.0)
+        assert await backend.prune(Retention(most=4), 100) == 2
+        left = [job.id for job in await backend.get(ids) if job is not None]
+        assert left == ids[2:]
+
+    @promise("L42")
+    @slow
+    async def test_a_call_deletes_no_more_than_its_limit(self, harness: Harness) -> None:
+        backend, session = await harness.backend(), harness.session()
+        for _ in range(7):
+            await finish_one(backend, await started(backend, session))
+        await harness.advance(700.0)
+        assert [await backend.prune(NONE, 3) for _ in range(4)] == [3, 3, 1, 0]
+
+    @promise("L42")
+    @slow
+    async def test_documents_go_with_their_job(self, harness: Harness) -> None:
+        backend, session = await harness.backend(), harness.session()
+        done, kept = await started(backend, session, id="j1"), await started(backend, session)
+        keys = ["job/j1/log", "job/j1/result", "job/j10/log", "job/j1", f"job/{kept.id}/log"]
+        await backend.cas([Write(key=key, value=b"x") for key in keys])
+        await finish_one(backend, done)
+        await harness.advance(700.0)
+        assert await backend.prune(NONE, 100) == 1
+        assert {doc.key for doc in await backend.docs("job/")} == set(keys[2:])
