@@ -11,6 +11,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import Parameter
 from types import NoneType
 from typing import Any, Final
@@ -131,7 +132,7 @@ class Arguments:
     def _hints(self) -> dict[str, Any]:
         try:
             return typing.get_type_hints(
-                inspect.unwrap(self._fn), localns=self._names, include_extras=True
+                _annotated(self._fn), localns=self._names, include_extras=True
             )
         except NameError as error:
             raise ConfigurationError(
@@ -240,6 +241,14 @@ def local_names(fn: Callable[..., Any]) -> Mapping[str, Any] | None:
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("bananas_core."):
         frame = frame.f_back
     return dict(frame.f_locals)
+
+
+def _annotated(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that carries the annotations of a callable."""
+    fn = inspect.unwrap(fn)
+    while isinstance(fn, partial):
+        fn = inspect.unwrap(fn.func)
+    return fn if inspect.isroutine(fn) else type(fn).__call__
 
 
 def check_named(payload: object, task: str) -> None:

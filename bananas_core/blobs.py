@@ -34,10 +34,10 @@ from bananas_core.codec import (
 )
 from bananas_core.errors import InvalidPayload, PayloadTooLarge
 from bananas_core.job import ErrorInfo, Job, OutcomeKind, Write
-from bananas_core.message import decode_stored
 
 if TYPE_CHECKING:
     from bananas_core.job import Claim, Outcome
+    from bananas_core.message import Message
     from bananas_core.results import ResultBackend
 
 INLINE: Final = 200_000
@@ -181,14 +181,13 @@ async def decode_result_value(
     return codecs.decode(encoded, context, max_size)
 
 
-async def load_payload(app: Stores, claim: Claim) -> bytes:
-    """The plain JSON arguments of a claimed job.
+async def load_payload(app: Stores, claim: Claim, message: Message) -> bytes:
+    """The plain JSON arguments of a claimed job, from its decoded message.
 
     Raises:
         InvalidPayload: they can't be decoded here.
         ResultBackendError: a large payload could not be read.
     """
-    message = decode_stored(claim.message)
     if not message.encoding:
         return bytes(message.payload)
     context = CodecContext(job_id=claim.id, name=claim.name, kind="payload")

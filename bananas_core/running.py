@@ -12,6 +12,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+from msgspec.structs import replace
+
 from bananas_core.blobs import load_payload, store_result
 from bananas_core.clock import Clock
 from bananas_core.context import JobContext
@@ -61,9 +63,10 @@ class Running:
     __slots__ = (
         "cancel",
         "claim",
-        "context",
         "deadline",
         "ended",
+        "key",
+        "message",
         "progress",
         "started",
         "task",
@@ -72,6 +75,8 @@ class Running:
 
     def __init__(self, claim: Claim, started: float) -> None:
         self.claim = claim
+        self.key: ClaimKey = (claim.id, claim.fence)
+        self.message = decode_stored(claim.message)
         self.started = started
         self.deadline: float | None = None
         self.why: Why | None = None
@@ -79,11 +84,6 @@ class Running:
         self.ended = False
         self.progress: Progress | None = None
         self.task: asyncio.Task[None] | None = None
-        self.context: JobContext | None = None
-
-    @property
-    def key(self) -> ClaimKey:
-        return (self.claim.id, self.claim.fence)
 
     def stop(self, why: Why) -> None:
         """Cancel the body; the first reason counts."""
@@ -125,8 +125,7 @@ class Executor:
     def start(self, claim: Claim) -> None:
         """Begin to run a claim on the loop."""
         job = Running(claim, self._clock.monotonic())
-        message = decode_stored(claim.message)
-        timeout = message.timeout
+        timeout = job.message.timeout
         if timeout is None:
             task = self._app.tasks.get(claim.name)
             timeout = None if task is None else task.timeout
@@ -201,7 +200,7 @@ class Executor:
         except UnknownTask as error:
             return unknown_task(claim, error)
         try:
-            payload = await load_payload(app, claim)
+            payload = await load_payload(app, claim, job.message)
         except InvalidPayload as error:
             return _outcome(job, OutcomeKind.FAILED, error=error_info(error))
         reporter = self._reporter
@@ -295,6 +294,4 @@ def _outcome(job: Running, kind: OutcomeKind, **fields: Any) -> Outcome:
 
 
 def _with_progress(outcome: Outcome, progress: Progress) -> Outcome:
-    from msgspec.structs import replace
-
     return replace(outcome, progress=progress)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from bananas_core.errors import BananasError, ResultBackendError, TransportError
-from bananas_core.job import FinishAnswer, Outcome, Ready, Settled
+from bananas_core.job import FinishAnswer, Outcome, OutcomeKind, Ready, Settled
 from bananas_core.pair import Pair
 from bananas_core.renew import ClaimKey
 from bananas_core.transport import Outgoing
@@ -122,7 +122,7 @@ class Settler:
             if not answer.accepted:
                 log.warning("the outcome of job %s was refused: its claim was lost", answer.id)
         self._drop([(outcome.id, outcome.fence) for outcome in batch])
-        self._done(len(batch))
+        self._done(sum(outcome.kind is not OutcomeKind.HANDBACK for outcome in batch))
         try:
             await self._sender.send(ready)
         except BananasError as error:

@@ -104,7 +104,9 @@ class Task(Generic[P, R]):
         self._host = host
         self._arguments = Arguments(fn, name, local_names(fn))
         self.__doc__ = fn.__doc__
-        self.__module__ = fn.__module__
+        self.__module__ = getattr(fn, "__module__", "")
+        self.__name__ = getattr(fn, "__name__", name)
+        self.__qualname__ = getattr(fn, "__qualname__", name)
         self.__wrapped__ = fn
 
     def __repr__(self) -> str:
@@ -235,7 +237,8 @@ def make_task(
     name = name or str(getattr(fn, "__name__", ""))
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise ConfigurationError(f"task {name!r} is a generator; return a value instead")
-    if inspect.isclass(fn) or not callable(fn):
+    given: object = fn
+    if inspect.isclass(given) or isinstance(given, Task) or not callable(given):
         raise ConfigurationError(f"a task is a function, not {fn!r}")
     if isinstance(retry, Backoff):
         retry = RetryPolicy(backoff=retry)
@@ -248,7 +251,8 @@ def make_task(
     except InvalidPayload as error:
         raise ConfigurationError(f"task {name!r}: {error}") from error
     timeout, queue_timeout = options.get("timeout"), options.get("queue_timeout")
-    kind = AsyncTask if inspect.iscoroutinefunction(fn) else SyncTask
+    is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
+    kind = AsyncTask if is_async else SyncTask
     return kind(
         fn,
         host,

@@ -12,7 +12,6 @@ from bananas_core.clock import SystemClock
 from bananas_core.renew import LoopKeeper
 from bananas_core.worker import Worker, WorkerOptions
 from benchmarks.measure import Stopwatch, report, timed
-from benchmarks.workload import BATCH
 
 CONCURRENCY = 100
 
@@ -29,8 +28,7 @@ def make_app(folder: str) -> Bananas:
 
 async def submit(app: Bananas, jobs: int) -> None:
     task = app.tasks["benchmarks.noop"]
-    for begin in range(0, jobs, BATCH):
-        await task.submit_many([{"number": n} for n in range(begin, min(begin + BATCH, jobs))])
+    await task.submit_many([{"number": n} for n in range(jobs)])
 
 
 async def drain(app: Bananas, jobs: int) -> None:

@@ -46,7 +46,9 @@ What you may count on, in plain words, then every promise of the two contracts b
 
 How this is done: [at least once, and the fence](../explanation/at-least-once-and-the-fence.md).
 What each capability of a driver means is in the contracts themselves,
-`bananas_core/transport.py` and `bananas_core/results.py`.
+`bananas_core/transport.py` and `bananas_core/results.py`. *Tests* are those of the conformance
+suite, without their `test_`; they run on every driver. Figures from long runs with kills and
+restarts are not here yet.
 
 """
 
@@ -76,10 +78,12 @@ def guarantees() -> str:
 
     text = NOTE.format("bananas_core/transport.py and bananas_core/results.py")
     text += GUARANTEES.format(ttl=CLAIM_TTL, gap=DUE_GAP, deaths=MAX_DEATHS)
+    shown_by = tests_by_promise()
     for title, file in (("Transport", "transport.py"), ("ResultBackend", "results.py")):
-        text += f"## {title}\n\n| id | call | promise |\n|---|---|---|\n"
+        text += f"## {title}\n\n| id | call | promise | tests |\n|---|---|---|---|\n"
         for call, number, promise in promises(CORE / file, title):
-            text += f"| {number} | {call} | {cell(promise)} |\n"
+            tests = ", ".join(f"`{test}`" for test in shown_by.get(number, ())) or "none yet"
+            text += f"| {number} | {call} | {cell(promise)} | {tests} |\n"
         text += "\n"
     return text.rstrip("\n") + "\n"
 
@@ -93,6 +97,22 @@ def promises(path: Path, contract: str) -> Iterator[tuple[str, str, str]]:
             for method in node.body:
                 if isinstance(method, (ast.FunctionDef, ast.AsyncFunctionDef)):
                     yield from numbered(f"`{method.name}`", ast.get_docstring(method))
+
+
+def tests_by_promise() -> dict[str, list[str]]:
+    """The tests of the conformance suite that show each promise, without their ``test_``."""
+    from bananas_core.testing.conformance import (
+        ResultBackendConformance,
+        TransportConformance,
+        promises_of,
+    )
+
+    found: dict[str, list[str]] = {}
+    for suite in (TransportConformance, ResultBackendConformance):
+        for name in sorted(dir(suite)):
+            for number in promises_of(getattr(suite, name)) if name.startswith("test_") else ():
+                found.setdefault(number, []).append(name.removeprefix("test_"))
+    return found
 
 
 def numbered(call: str, docstring: str | None) -> Iterator[tuple[str, str, str]]:

@@ -53,6 +53,7 @@ class Lane(ABC):
         self.bell = bell
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._connection: sqlite3.Connection | None = None
+        self._gate = threading.Lock()
         self._closed = False
         self._stop_by = float("inf")
         self._thread = threading.Thread(target=self._main, name=f"bananas-sqlite-{name}")
@@ -63,18 +64,20 @@ class Lane(ABC):
         """Queue an operation. The future fails with an ``sqlite3.Error`` or what it raised."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        if self._closed:
-            future.set_exception(NotOpen())
-        else:
-            self._queue.put(_Call(operation, loop, future))
+        with self._gate:
+            if self._closed:
+                future.set_exception(NotOpen())
+            else:
+                self._queue.put(_Call(operation, loop, future))
         return future
 
     def stop(self) -> None:
         """Run what is queued, close the connection, end the thread. Blocks; a file that is
         still locked by others after 2 s fails what is queued."""
         self._stop_by = time.monotonic() + 2
-        self._closed = True
-        self._queue.put(None)
+        with self._gate:  # nothing may be queued behind the None
+            self._closed = True
+            self._queue.put(None)
         self._thread.join(self.settings.busy_timeout + 5)
 
     def connection(self) -> sqlite3.Connection:
@@ -199,8 +202,7 @@ class ReadLane(Lane):
 
     def nudge(self) -> None:
         """Somebody begins to wait: start watching."""
-        loop = asyncio.get_running_loop()
-        self._queue.put(_Call(lambda _: None, loop, loop.create_future()))
+        self.submit(_nothing).add_done_callback(_heed)
 
     def take(self) -> _Call | None:
         while True:
@@ -281,6 +283,16 @@ def _patiently(attempt: Callable[[], object], expired: Callable[[], bool]) -> No
             time.sleep(random.uniform(0.00005, 0.0003))
         else:
             return
+
+
+def _nothing(_: Tx) -> None:
+    """Wakes a lane."""
+
+
+def _heed(future: asyncio.Future[None]) -> None:
+    """Closed meanwhile, or the file can't be read: whoever waits finds out for themselves."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _answer(calls: list[_Call]) -> None:

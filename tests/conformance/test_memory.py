@@ -13,12 +13,14 @@ from bananas_core.pair import Pair
 from bananas_core.testing.clock import ManualClock
 from bananas_core.testing.conformance import (
     Harness,
+    Limits,
     ResultBackendConformance,
     TransportConformance,
 )
 
 
-def harness_for(url: str) -> Harness:
+def harness_for(url: str, limits: Limits | None = None) -> Harness:
+    """A store of its own, on a clock that stands still."""
     clock, namespace = ManualClock(), uuid.uuid4().hex
     return Harness(
         lambda: Pair(
@@ -26,6 +28,7 @@ def harness_for(url: str) -> Harness:
             MemoryResultBackend(url, namespace, clock=clock),
         ),
         clock=clock,
+        limits=limits,
     )
 
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,26 @@ async def test_a_plain_call_runs_the_function_here() -> None:
     assert app.get_task("other.name") is triple
     with pytest.raises(UnknownTask):
         app.get_task("triple")
+
+
+async def test_callable_objects_can_be_tasks() -> None:
+    class Greet:
+        async def __call__(self, name: str) -> str:
+            return f"hello {name}"
+
+    app = memory_app()
+    greet = app.task(name="greet")(Greet())
+    with pytest.raises(ConfigurationError):
+        app.task(Greet())
+    with pytest.raises(ConfigurationError):
+        app.task(name="again")(greet)
+    async with app:
+        twice = app.task(name="twice")(partial(lambda n, by: n * by, by=2))
+        doubled = await twice.submit(4)
+        job = await greet.submit("you")
+        await drain(app)
+        assert await job.result(timeout=5) == "hello you"
+        assert await doubled.result(timeout=5) == 8
 
 
 def test_a_task_name_is_given_once() -> None:

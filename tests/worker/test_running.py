@@ -32,7 +32,7 @@ async def test_an_async_body_is_cancelled_at_its_timeout(app: Bananas) -> None:
 
     async with app, working(app):
         job = await slow.submit()
-        with pytest.raises(JobFailed, match="0.1 s") as failed:
+        with pytest.raises(JobFailed, match=r"0\.1 s") as failed:
             await job.result(timeout=5)
         assert failed.value.error_type == "TimeoutError"
         assert cancelled.is_set()

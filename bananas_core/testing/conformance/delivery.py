@@ -16,6 +16,7 @@ from bananas_core.testing.conformance.support import (
     nothing_left,
     receive,
     send,
+    some_turns,
 )
 from bananas_core.transport import Outgoing
 
@@ -147,13 +148,12 @@ class Delivering(Suite):
     @takes(20)
     async def test_a_cancelled_receive_loses_nothing(self, harness: Harness) -> None:
         sender, receiver = await harness.transport(), await harness.transport()
-        queue, sent, got = harness.queue(), [f"m{n}" for n in range(20)], set[str]()
+        queue, sent, got = harness.queue(), [f"m{n}" for n in range(40)], set[str]()
         for turns, body in enumerate(sent):
             task = asyncio.create_task(receiver.receive([queue], 1, 5.0))
             await asyncio.wait({task}, timeout=0.001 * (turns % 4))
             await send(sender, message(body, queue))
-            for _ in range(turns % 5):
-                await asyncio.sleep(0)
+            await some_turns(turns)
             task.cancel()
             try:
                 found = await task

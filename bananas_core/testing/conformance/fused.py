@@ -16,6 +16,7 @@ from bananas_core.testing.conformance.support import (
     pass_time,
     put_one,
     record,
+    some_turns,
     started,
     state_of,
 )
@@ -169,13 +170,12 @@ class Fusing(Suite):
     async def test_a_cancelled_fused_receive_loses_nothing(self, harness: Harness) -> None:
         pair, other = await harness.pair(), await harness.pair()
         session, queue, got = harness.session(), harness.queue(), set[str]()
-        puts = [a_job(queue) for _ in range(12)]
+        puts = [a_job(queue) for _ in range(24)]
         for turns, put in enumerate(puts):
             task = asyncio.create_task(claimed(pair, session, [queue], 1, 5.0))
             await asyncio.wait({task}, timeout=0.001 * (turns % 4))
             await other.backend.put([put])
-            for _ in range(turns % 5):
-                await asyncio.sleep(0)
+            await some_turns(turns)
             task.cancel()
             try:
                 got.update(ids(await task))

@@ -141,6 +141,14 @@ async def beat(backend: ResultBackend, session: str) -> None:
     await backend.renew(Session(id=session, name="conformance"), [], mode=RenewMode.UPDATE)
 
 
+async def some_turns(number: int) -> None:
+    """Let other tasks go on for a little: another moment for each number."""
+    for _ in range(number % 9):
+        await asyncio.sleep(0)
+    if number % 3:  # and for those who wait for a thread or a socket
+        await asyncio.sleep(0.0002 * (number % 11))
+
+
 def message(body: str, queue: str, priority: int = 50, *, head: bool = False) -> Outgoing:
     """A message to send."""
     return Outgoing(body=body.encode(), queue=queue, priority=priority, head=head)

@@ -1,0 +1,222 @@
+"""``python -m bananas_core.child``: one worker process under a supervisor, which starts it.
+
+Arguments: the pipe's file descriptor, the parent's pid, the app, the slot, flags as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import gc
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from bananas_core.clock import SystemClock
+from bananas_core.errors import (
+    BananasError,
+    ConfigurationError,
+    ResultBackendUnavailable,
+    TransportUnavailable,
+)
+from bananas_core.isolate import ProcessIsolation
+from bananas_core.job import Session
+from bananas_core.link import frame
+from bananas_core.pipe import Bye, Failed, Hello, PipeKeeper, ReadyNow, to_bytes
+from bananas_core.probe import PROBE, register_probe
+from bananas_core.processes import (
+    die_with_parent,
+    inherit,
+    loop_factory,
+    resident_memory,
+    watch_parent,
+)
+from bananas_core.worker import Worker, WorkerOptions
+
+if TYPE_CHECKING:
+    from bananas_core.app import Bananas
+    from bananas_core.settings import Settings
+
+log = logging.getLogger("bananas.child")
+
+CLOSE_WITHIN: Final = 1.0
+"""Seconds to disconnect at the end."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The process's exit code."""
+    fd, parent, reference, slot, flags = arguments
+    faulthandler.enable()
+    die_with_parent(int(parent))
+    watch_parent(int(parent))
+    # Ctrl-C reaches the whole group of processes; only the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sock = inherit(int(fd))
+    try:
+        child = ChildProcess(reference, int(slot), msgspec.json.decode(flags))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(child.run(sock))
+    except BananasError as error:
+        unavailable = isinstance(error, (TransportUnavailable, ResultBackendUnavailable))
+        _tell_failure(sock, Failed(error=str(error), unavailable=unavailable))
+        return 1
+
+
+class ChildProcess:
+    """An imported app with what its worker needs."""
+
+    def __init__(self, reference: str, slot: int, flags: dict[str, Any]) -> None:
+        """Raises ConfigurationError: the app can't be imported, or a setting is wrong."""
+        from bananas_core.cli.target import load_app
+
+        self._reference = reference
+        self._slot = slot
+        name = flags.pop("name", "worker")
+        self._app = load_app(reference)
+        set_up_logging()
+        self._settings = effective_settings(self._app, flags)
+        if self._settings.broker_url.startswith("memory:"):
+            raise ConfigurationError(
+                "memory:// lives inside one process, so no job would ever reach a worker process; "
+                "set BANANAS_BROKER_URL, to sqlite:///jobs.db for example"
+            )
+        keys = self._settings.routing_keys or default_keys(self._app)
+        self._probe_key = None
+        if self._settings.health_port is not None:
+            self._probe_key = probe_key(slot)
+            keys = (*keys, self._probe_key)
+        register_probe(self._app)
+        self._options = worker_options(self._settings, name, keys)
+        self._worker: Worker | None = None
+        self._stops = 0
+
+    async def run(self, sock: socket.socket) -> int:
+        """Work until told to stop. Raises BananasError if that can't even begin."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stop, False)
+        app = self._app
+        keeper = PipeKeeper(
+            sock, SystemClock(), hello=self._hello, memory=resident_memory, stop=self.stop
+        )
+        warm = 0
+        if self._options.pool == "process":
+            warm = min(self._options.concurrency, os.cpu_count() or 1)
+        isolation = ProcessIsolation(self._reference, warm=warm, most=self._options.concurrency)
+        await app.open()
+        try:
+            await isolation.start()
+            self._worker = worker = Worker(
+                app,
+                self._options,
+                keeper=keeper,
+                isolation=isolation,
+                memory=resident_memory,
+                on_ready=lambda: keeper.tell(ReadyNow()),
+            )
+            for _ in range(self._stops):
+                worker.stop()
+            # What was imported stays: the garbage collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            reason = await worker.run()
+            keeper.tell(Bye(reason=reason.value))
+        finally:
+            await isolation.stop()
+            await self._disconnect()
+        keeper.close()
+        return 0
+
+    def stop(self, now: bool) -> None:
+        """Gracefully, or now. Any number of SIGTERMs means gracefully: a process manager may
+        signal all processes of a group while the supervisor passes its own on."""
+        wanted = 2 if now else 1
+        while self._stops < wanted:
+            self._stops += 1
+            if self._worker is not None:
+                self._worker.stop()
+
+    async def _disconnect(self) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_WITHIN):
+                await self._app.close()
+        except (BananasError, TimeoutError) as error:
+            log.warning("the app was not closed in good order: %s", str(error) or "no answer")
+
+    def _hello(self, session: Session) -> Hello:
+        settings = self._settings
+        return Hello(
+            session=session,
+            broker_url=settings.broker_url,
+            result_backend_url=settings.result_backend_url,
+            namespace=settings.namespace,
+            processes=settings.processes,
+            grace=settings.grace,
+            health_port=settings.health_port,
+            probe_key=self._probe_key,
+        )
+
+
+def effective_settings(app: Bananas, flags: Mapping[str, Any]) -> Settings:
+    """The app's settings with command-line flags over them. Raises ConfigurationError."""
+    from pydantic import ValidationError
+
+    settings = app.settings
+    try:
+        return type(settings)(**{**settings.model_dump(), **flags})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"option {name!r}: {first['msg']}") from error
+
+
+def default_keys(app: Bananas) -> tuple[str, ...]:
+    """Without any choice, a worker consumes what its tasks are sent to."""
+    return tuple(sorted({"default", *(task.routing_key for task in app.tasks.values())}))
+
+
+def probe_key(slot: int) -> str:
+    """The same after each restart, so that queues don't pile up."""
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:80] or "host"
+    return f"{PROBE}.{host}.{slot}"
+
+
+def worker_options(settings: Settings, name: str, keys: tuple[str, ...]) -> WorkerOptions:
+    """The worker's part of the settings."""
+    return WorkerOptions(
+        name=name,
+        routing_keys=keys,
+        concurrency=settings.concurrency,
+        grace=settings.grace,
+        pool=settings.pool,
+        max_jobs=settings.max_jobs,
+        max_memory=settings.max_memory,
+        retention=settings.retention,
+    )
+
+
+def set_up_logging() -> None:
+    """Warnings go to stderr, unless the app has set up logging itself."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(
+            level=logging.WARNING,
+            format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s",
+        )
+
+
+def _tell_failure(sock: socket.socket, failure: Failed) -> None:
+    """The last word of a process that has no event loop (any more)."""
+    try:
+        sock.setblocking(True)
+        sock.sendall(frame(to_bytes(failure)))
+    except OSError:
+        print(f"error: {failure.error}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,285 @@
+"""The parent of worker processes: starts them, renews for them, replaces them, stops them.
+
+It never imports the app: user code runs in the children only, so that nothing of it can block
+or bring down the process that keeps the claims.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from bananas_core.children import YOUNG, Child, restart_delay
+from bananas_core.clock import Clock, SystemClock
+from bananas_core.errors import BananasError
+from bananas_core.health import WorkerHealth
+from bananas_core.health_server import HealthServer
+from bananas_core.pipe import Stop
+from bananas_core.processes import spawn
+from bananas_core.upkeep import Pairs, end_session, renew_child
+
+log = logging.getLogger("bananas.supervisor")
+
+TICK: Final = 0.05
+"""Seconds between two looks at the children."""
+STOP_EXTRA: Final = 1.8
+"""Seconds after the grace time at which what still runs is killed."""
+ABORT_WITHIN: Final = 1.0
+"""Seconds that children have to hand back their jobs after a second signal."""
+BURY_WITHIN: Final = 1.0
+"""Seconds at the very end for the ledger to end the sessions of dead children."""
+PAUSED: Final = 2.0
+"""A gap between two looks, in seconds, that means: we were stopped, not the children slow."""
+FORGIVE: Final = 5.0
+"""Seconds after such a gap during which nobody is killed for being late."""
+
+
+class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``app`` as ``package.module:attribute``; ``flags`` are settings (``settings.py``) that go
+    before all others, without those not given."""
+
+    app: str
+    flags: Mapping[str, Any] = {}
+    name: str = "worker"
+
+
+class Slot:
+    """A place for one child."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.child: Child | None = None
+        self.start_at = 0.0
+        self.young_deaths = 0
+
+
+class Supervisor:
+    """Runs until told to stop: SIGTERM or SIGINT gracefully, again: at once; SIGHUP replaces the
+    children one by one."""
+
+    def __init__(self, config: SupervisorConfig, *, clock: Clock | None = None) -> None:
+        self._config = config
+        self._clock = clock or SystemClock()
+        self._slots = [Slot(0)]
+        self._children: set[Child] = set()
+        self._renewals: dict[Child, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._announced = False
+        self._signals = 0
+        self._hangups = 0
+        self._grace = 30.0
+        self._kill_at: float | None = None
+        self._mercy_until = 0.0
+        self._exit: int | None = None
+
+    def run(self) -> int:
+        """The exit code: 0 after a graceful stop, 1 after an abrupt one or if the app can't be
+        loaded, 3 if broker or ledger can't be reached at the start."""
+        return asyncio.run(self._run())
+
+    async def _run(self) -> int:
+        self._pairs = Pairs()
+        self._health: HealthServer | None = None
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        try:
+            await self._watch()
+        finally:
+            await self._clean_up()
+        return self._exit or 0
+
+    def _signalled(self) -> None:
+        self._signals += 1
+
+    def _hung_up(self) -> None:
+        self._hangups += 1
+
+    async def _watch(self) -> None:
+        """Look at everything, 20 times a second, until no child is left after a stop."""
+        acted, reloaded = 0, 0
+        before = self._clock.monotonic()
+        while True:
+            now = self._clock.monotonic()
+            if now - before > PAUSED:
+                self._mercy_until = now + FORGIVE
+            before = now
+            if self._signals > acted:
+                acted = self._signals
+                self._stop(now, at_once=acted > 1)
+            if self._hangups > reloaded and not self._stopping:
+                reloaded = self._hangups
+                self._spawn_task(self._reload())
+            for child in list(self._children):
+                self._look_at(child, now)
+            if self._stopping:
+                if not self._children:
+                    return
+            else:
+                self._fill_slots(now)
+                self._announce()
+            await asyncio.sleep(TICK)
+
+    @property
+    def _stopping(self) -> bool:
+        return self._kill_at is not None
+
+    def _stop(self, now: float, *, at_once: bool) -> None:
+        self._kill_at = now + (ABORT_WITHIN if at_once else self._grace + STOP_EXTRA)
+        if at_once:
+            self._exit = self._exit or 1
+        for child in self._children:
+            self._tell_to_stop(child, now, at_once=at_once)
+
+    def _tell_to_stop(self, child: Child, now: float, *, at_once: bool = False) -> None:
+        child.told_to_stop = now
+        if child.hello is None:
+            child.kill()  # it holds nothing yet, and may be importing for long
+        else:
+            child.tell(Stop(now=at_once))
+
+    def _look_at(self, child: Child, now: float) -> None:
+        if child.gone():
+            self._bury(child, now)
+            return
+        if child.hello is not None and child not in self._renewals:
+            self._grace = child.hello.grace
+            self._renewals[child] = self._spawn_task(renew_child(child, self._pairs))
+        if now >= self._mercy_until and (late := child.overdue(now)):
+            log.error("%r is killed: past the time-out of %s", child, ", ".join(k[0] for k in late))
+            child.kill(late)
+        if self._kill_at is not None and now >= self._kill_at:
+            log.warning("%r did not stop in time and is killed; its jobs go back", child)
+            child.kill()
+        elif not self._stopping and self._replaced_for_long(child, now):
+            child.kill()
+
+    def _replaced_for_long(self, child: Child, now: float) -> bool:
+        told = child.told_to_stop
+        return told is not None and now >= told + self._grace + STOP_EXTRA
+
+    def _bury(self, child: Child, now: float) -> None:
+        """A child is gone: end its session, and start another in its place."""
+        self._children.discard(child)
+        renewal = self._renewals.pop(child, None)
+        if renewal is not None:
+            renewal.cancel()
+        self._spawn_task(end_session(child, self._pairs))
+        slot = next((s for s in self._slots if s.child is child), None)
+        if slot is None:
+            return  # it was replaced before
+        slot.child = None
+        if self._stopping:
+            return
+        if child.ready_at is None and not self._announced:
+            self._give_up(child)
+            return
+        young = child.ready_at is None or now - child.ready_at < YOUNG
+        good = child.reason is not None and child.ready_at is not None
+        slot.young_deaths = slot.young_deaths + 1 if young and not good else 0
+        slot.start_at = now + restart_delay(slot.young_deaths)
+        if not good:
+            why = child.failed.error if child.failed else child.describe_end()
+            log.error("%r: %s; another one is started", child, why)
+
+    def _give_up(self, child: Child) -> None:
+        """Nothing ever worked: say why and end."""
+        text = child.failed.error if child.failed else f"the worker process {child.describe_end()}"
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        self._exit = 3 if child.failed is not None and child.failed.unavailable else 1
+        self._stop(self._clock.monotonic(), at_once=True)
+
+    def _fill_slots(self, now: float) -> None:
+        first = self._slots[0].child
+        if first is not None and first.hello is not None:
+            wanted = first.hello.processes
+            self._slots += [Slot(i) for i in range(len(self._slots), wanted)]
+        for slot in self._slots:
+            if slot.child is None and now >= slot.start_at:
+                slot.child = self._start(slot.index)
+
+    def _start(self, slot: int) -> Child:
+        config = self._config
+        flags = msgspec.json.encode({"name": config.name, **config.flags}).decode()
+        process, sock = spawn("bananas_core.child", [config.app, str(slot), flags])
+        child = Child(slot, process, sock, self._clock)
+        self._children.add(child)
+        return child
+
+    def _announce(self) -> None:
+        if self._announced:
+            return
+        children = [slot.child for slot in self._slots]
+        first = children[0]
+        if first is None or first.hello is None or first.hello.processes != len(children):
+            return
+        if all(child is not None and child.ready_at is not None for child in children):
+            self._announced = True
+            if first.hello.health_port is not None:
+                self._spawn_task(self._serve_health(first.hello.health_port))
+            print("ready", file=sys.stderr, flush=True)
+
+    async def _serve_health(self, port: int) -> None:
+        health = WorkerHealth(self._current, self._pairs, self._clock)
+        self._health = HealthServer(health.report, port)
+        try:
+            await self._health.start()
+        except OSError as error:
+            log.error("no health server on port %d: %s", port, error)
+
+    def _current(self) -> list[Child | None]:
+        return [slot.child for slot in self._slots]
+
+    async def _reload(self) -> None:
+        """Replace each child: the old one is told to stop when the new one consumes."""
+        for slot in list(self._slots):
+            new = self._start(slot.index)
+            while new in self._children and new.ready_at is None:
+                await asyncio.sleep(TICK)
+            if new not in self._children:
+                why = new.failed.error if new.failed else new.describe_end()
+                log.error("not reloaded, the old processes stay: %s", why)
+                return
+            old, slot.child = slot.child, new
+            while old is not None and old in self._children:
+                if old.told_to_stop is None:
+                    self._tell_to_stop(old, self._clock.monotonic())
+                await asyncio.sleep(TICK)
+        log.info("all worker processes were replaced")
+
+    def _spawn_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a duty of the supervisor ended", exc_info=error)
+
+    async def _clean_up(self) -> None:
+        """Nothing of ours outlives us."""
+        for child in self._children:
+            child.kill()
+        for child in list(self._children):
+            child.process.wait()
+            self._bury(child, self._clock.monotonic())
+        if self._health is not None:
+            await self._health.stop()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=BURY_WITHIN)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self._pairs.close()
+        except BananasError as error:
+            log.debug("a connection did not close: %s", error)

@@ -1,0 +1,372 @@
+"""The transitions of a record, for any record and any wish: what may change, and what never does."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from bananas_core import state
+from bananas_core.job import (
+    FINAL,
+    TIMELINE,
+    ErrorInfo,
+    Hint,
+    Job,
+    JobPut,
+    JobState,
+    Outcome,
+    OutcomeKind,
+    Retention,
+    Signal,
+    SignalKind,
+    VerdictKind,
+)
+
+NOW = 1_800_000_000.0
+ERROR = ErrorInfo(type="ValueError", message="no", traceback="Traceback …")
+RAW = b'{"v":1,"id":"j","name":"t","payload":{},"created_at":"2026-01-01T00:00:00Z","later":1}'
+
+seconds = st.floats(0.0, 100_000.0)
+maybe = st.one_of(st.none(), seconds)
+puts = st.builds(
+    JobPut,
+    id=st.just("j"),
+    name=st.just("t"),
+    message=st.just(RAW),
+    delay=maybe,
+    expires_at=st.one_of(st.none(), st.floats(NOW - 100, NOW + 100_000)),
+    queue_timeout=st.one_of(st.none(), st.floats(1.0, 1000.0)),
+    priority=st.integers(0, 100),
+    max_attempts=st.integers(1, 5),
+)
+outcomes = st.builds(
+    Outcome,
+    id=st.just("j"),
+    fence=st.just(0),
+    kind=st.sampled_from(OutcomeKind),
+    delay=st.one_of(st.just(0.0), seconds),
+    result=st.one_of(st.none(), st.just(b"1")),
+    error=st.one_of(st.none(), st.just(ERROR)),
+    ran=maybe,
+)
+signals = st.builds(
+    Signal,
+    id=st.just("j"),
+    kind=st.sampled_from(SignalKind),
+    priority=st.one_of(st.none(), st.integers(0, 100)),
+    run_at=st.one_of(st.none(), st.floats(NOW - 100, NOW + 200_000)),
+)
+guards = st.booleans()
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> tuple[list[Job], float]:
+    """A job's records from its creation on, under random wishes, and the time of the last."""
+    now = NOW
+    guard = draw(guards)
+    job = state.create(draw(puts), now, guard=guard)
+    story = [job]
+    for fence in range(1, draw(st.integers(0, 12)) + 1):
+        now += draw(st.sampled_from([0.0, 1.0, 20.0, 5_000.0]))
+        match draw(
+            st.sampled_from(["claim", "claim", "finish", "finish", "look", "lapse", "signal"])
+        ):
+            case "claim":
+                _, new = state.claim(job, Hint(id="j", gen=job.gen), "s", fence, now)
+                assert new is not None
+            case "finish":
+                outcome = replace(draw(outcomes), fence=job.fence)
+                _, new = state.finish(job, outcome, now, guard=guard)
+                assert new is not None
+            case "look":
+                _, new = state.look(job, now, guard=guard)
+            case "lapse":
+                new = state.lapse(job, now, guard=guard)
+            case _:
+                _, new = state.signal(job, draw(signals), now, guard=guard)
+                assert new is not None
+        job = new
+        story.append(job)
+    return story, now
+
+
+def processing(story: list[Job], now: float) -> Job:
+    """The last record, made to run."""
+    job = story[-1]
+    if job.state is JobState.PROCESSING:
+        return job
+    fence = max((entry.fence for entry in job.attempts), default=0) + 100
+    pending = replace(job, state=JobState.PENDING, start_by=None, run_at=None, finished_at=None)
+    kind, running = state.claim(pending, Hint(id="j", gen=job.gen), "s", fence, now)
+    assert kind is VerdictKind.RUN
+    assert running is not None
+    return running
+
+
+@given(lives())
+def test_every_record_of_a_life_makes_sense(life: tuple[list[Job], float]) -> None:
+    for job in life[0]:
+        assert (job.finished_at is not None) == (job.state in FINAL)
+        assert (job.state is JobState.SCHEDULED) <= (job.run_at is not None)
+        if job.state is not JobState.PENDING:
+            assert job.guard_at is None
+            assert job.start_by is None
+        if job.state is JobState.PROCESSING:
+            assert job.attempts[-1].fence == job.fence
+            assert job.attempts[-1].outcome is None
+        assert len(job.attempts) <= TIMELINE
+        assert job.attempt >= 1
+        assert all(entry.outcome is not None for entry in job.attempts[:-1])
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(job), type=Job) == job
+
+
+@given(lives())
+def test_generations_and_fences_never_go_back(life: tuple[list[Job], float]) -> None:
+    for old, new in zip(life[0], life[0][1:], strict=False):
+        assert new.gen >= old.gen
+        assert new.fence >= old.fence
+        assert (new.id, new.message, new.created_at) == (old.id, old.message, old.created_at)
+        again = old.state is JobState.PROCESSING and new.state is not JobState.PROCESSING
+        if again and new.state not in FINAL:
+            assert new.gen == old.gen + 1
+
+
+@given(lives())
+def test_an_event_tells_of_each_change_of_state(life: tuple[list[Job], float]) -> None:
+    for old, new in zip(life[0], life[0][1:], strict=False):
+        event = state.event(old, new)
+        if old.state is not new.state:
+            assert event is not None
+            assert (event.old, event.new) == (old.state, new.state)
+        if new is old:
+            assert event is None
+
+
+@given(puts, guards)
+def test_a_new_job_is_pending_or_scheduled(put: JobPut, guard: bool) -> None:
+    job = state.create(put, NOW, guard=guard)
+    later = put.delay is not None and put.delay > 0
+    assert job.state is (JobState.SCHEDULED if later else JobState.PENDING)
+    assert (job.guard_at is not None) == (guard and not later)
+    assert (job.gen, job.fence, job.attempts) == (1, 0, ())
+
+
+@given(lives(), st.integers(-3, 3))
+def test_only_a_pending_job_of_the_same_generation_runs(
+    life: tuple[list[Job], float], off: int
+) -> None:
+    job, now = life[0][-1], life[1]
+    kind, new = state.claim(job, Hint(id="j", gen=max(1, job.gen + off)), "w", 10**6, now)
+    free = job.state is JobState.PENDING and (job.start_by is None or job.start_by > now)
+    assert (kind is VerdictKind.RUN) == (free and max(1, job.gen + off) == job.gen)
+    assert new is not None
+    if kind is VerdictKind.RUN:
+        assert (new.state, new.worker, new.fence) == (JobState.PROCESSING, "w", 10**6)
+    elif new is not job:
+        assert new.error is not None
+        assert (new.state, new.error.type) == (JobState.FAILED, state.EXPIRED)
+
+
+def test_an_unknown_job_is_unrecorded() -> None:
+    hint = Hint(id="j", gen=1)
+    assert state.claim(None, hint, "w", 1, NOW) == (VerdictKind.UNRECORDED, None)
+    assert state.finish(
+        None, Outcome(id="j", fence=1, kind=OutcomeKind.FAILED), NOW, guard=True
+    ) == (
+        False,
+        None,
+    )
+
+
+@given(lives(), outcomes, st.integers(1, 50))
+def test_another_fence_changes_nothing(
+    life: tuple[list[Job], float], outcome: Outcome, off: int
+) -> None:
+    running = processing(*life)
+    stale = replace(outcome, fence=running.fence + off)
+    assert state.finish(running, stale, life[1], guard=True) == (False, running)
+
+
+@given(lives(), outcomes, guards, seconds)
+def test_finish_is_accepted_once_and_answers_the_same_again(
+    life: tuple[list[Job], float], outcome: Outcome, guard: bool, later: float
+) -> None:
+    running, now = processing(*life), life[1]
+    outcome = replace(outcome, fence=running.fence)
+    accepted, done = state.finish(running, outcome, now, guard=guard)
+    assert accepted
+    assert done is not None
+    assert done.state is not JobState.PROCESSING
+    repeated, same = state.finish(done, outcome, now + later, guard=guard)
+    assert repeated
+    assert same is done
+
+
+@given(lives(), outcomes, outcomes)
+def test_the_first_outcome_stays(
+    life: tuple[list[Job], float], first: Outcome, second: Outcome
+) -> None:
+    running, now = processing(*life), life[1]
+    _, done = state.finish(running, replace(first, fence=running.fence), now, guard=True)
+    assert state.finish(done, replace(second, fence=running.fence), now, guard=True)[1] is done
+
+
+@given(lives(), outcomes)
+def test_what_spends_what(life: tuple[list[Job], float], outcome: Outcome) -> None:
+    running, now = processing(*life), life[1]
+    _, done = state.finish(running, replace(outcome, fence=running.fence), now, guard=True)
+    assert done is not None
+    assume(done.state not in FINAL)
+    failed, died = outcome.kind is OutcomeKind.RETRY, outcome.kind is OutcomeKind.DIED
+    assert (done.failures - running.failures, done.deaths - running.deaths) == (failed, died)
+    if done.state is JobState.SCHEDULED:
+        assert done.run_at == now + outcome.delay
+    head = outcome.kind in (OutcomeKind.HANDBACK, OutcomeKind.DIED)
+    assert done.head >= head
+
+
+@given(lives(), outcomes)
+def test_a_cancelled_job_completes_or_ends_cancelled(
+    life: tuple[list[Job], float], outcome: Outcome
+) -> None:
+    running, now = processing(*life), life[1]
+    _, flagged = state.signal(running, Signal(id="j", kind=SignalKind.CANCEL), now, guard=True)
+    assert flagged is not None
+    assert flagged.state is JobState.PROCESSING
+    _, done = state.finish(flagged, replace(outcome, fence=running.fence), now, guard=True)
+    assert done is not None
+    completed = outcome.kind is OutcomeKind.COMPLETED
+    assert done.state is (JobState.COMPLETED if completed else JobState.CANCELLED)
+
+
+@given(lives(), guards)
+def test_a_lapse_is_a_death_and_the_third_ends_it(
+    life: tuple[list[Job], float], guard: bool
+) -> None:
+    running = replace(processing(*life), cancel=None)
+    gone = state.lapse(running, life[1], guard=guard)
+    assert gone.deaths == running.deaths + 1
+    if gone.deaths >= state.MAX_DEATHS:
+        assert gone.state is JobState.QUARANTINED
+    else:
+        assert (gone.state, gone.head, gone.gen) == (JobState.PENDING, True, running.gen + 1)
+        forgiven = state.forgive(gone, "s")
+        assert forgiven.deaths <= running.deaths
+        assert state.forgive(forgiven, "s") is forgiven
+    assert state.lapse(gone, life[1], guard=guard) is gone
+
+
+@given(lives(), st.floats(-10.0, 200_000.0), guards)
+def test_look_is_never_early_and_then_always_acts(
+    life: tuple[list[Job], float], later: float, guard: bool
+) -> None:
+    job, now = life[0][-1], life[1] + later
+    send, new = state.look(job, now, guard=guard)
+    if job.due_at is None or job.due_at > now:
+        assert (send, new) == (False, job)
+        return
+    assert new is not job
+    assert new.due_at is None or new.due_at > now  # `due` makes progress
+    assert send == (new.state is JobState.PENDING)
+    assert new.state in (JobState.PENDING, JobState.FAILED)
+
+
+@given(puts)
+def test_the_hold_of_a_guard_grows_to_an_hour(put: JobPut) -> None:
+    put = replace(put, delay=None, expires_at=None, queue_timeout=None)
+    job, holds, now = state.create(put, NOW, guard=True), [], NOW
+    for _ in range(12):
+        assert job.guard_at is not None
+        holds.append(job.guard_at - now)
+        now = job.guard_at
+        send, job = state.look(job, now, guard=True)
+        assert send
+    assert holds[:4] == [5.0, 30.0, 60.0, 120.0]
+    assert holds == sorted(holds)
+    assert holds[-1] == state.LAST_HOLD
+
+
+@given(lives())
+def test_settling_needs_the_same_generation(life: tuple[list[Job], float]) -> None:
+    job = life[0][-1]
+    assert state.settle(job, job.gen + 1) is job
+    settled = state.settle(job, job.gen)
+    assert settled.guard_at is None
+    assert state.settle(settled, job.gen) is settled
+
+
+@given(lives(), signals)
+def test_a_final_record_changes_only_by_a_retry(
+    life: tuple[list[Job], float], wish: Signal
+) -> None:
+    job, now = life[0][-1], life[1]
+    assume(job.state in FINAL)
+    done, new = state.signal(job, wish, now, guard=True)
+    if wish.kind is SignalKind.RETRY and job.state is not JobState.COMPLETED:
+        assert done
+        assert new is not None
+        assert (new.failures, new.deaths, new.gen, new.error) == (0, 0, job.gen + 1, None)
+        assert new.attempt == 1
+    else:
+        assert new is job
+    assert state.lapse(job, now, guard=True) is job
+    assert state.look(job, now + 1e9, guard=True) == (False, job)
+
+
+@given(lives())
+def test_a_cancel_before_the_start_ends_at_once_and_repeats(
+    life: tuple[list[Job], float],
+) -> None:
+    job, now = life[0][-1], life[1]
+    assume(job.state in (JobState.PENDING, JobState.SCHEDULED))
+    wish = Signal(id="j", kind=SignalKind.CANCEL, by="me", reason="why")
+    done, new = state.signal(job, wish, now, guard=True)
+    assert done
+    assert new is not None
+    assert (new.state, new.gen) == (JobState.CANCELLED, job.gen + 1)
+    assert new.due_at is None
+    assert state.signal(new, wish, now, guard=True) == (True, new)
+
+
+@given(lives())
+def test_a_message_sent_again_keeps_unknown_fields(life: tuple[list[Job], float]) -> None:
+    job = life[0][-1]
+    ready = state.ready(job)
+    fields = msgspec.json.decode(ready.message)
+    assert fields["later"] == 1
+    assert fields.get("gen", 1) == job.gen
+    assert (ready.gen, ready.priority, ready.head) == (job.gen, job.priority, job.head)
+
+
+@given(lives(), seconds, seconds)
+def test_nothing_live_or_young_is_prunable(
+    life: tuple[list[Job], float], kept: float, age: float
+) -> None:
+    job = life[0][-1]
+    policy = Retention(completed=kept, failed=kept, cancelled=kept, quarantined=kept)
+    if job.finished_at is None:
+        assert not state.prunable(job, NOW + 1e9, policy)
+        return
+    wanted = age >= max(600.0, kept)
+    assume(abs(age - max(600.0, kept)) > 1e-3)
+    assert state.prunable(job, job.finished_at + age, policy) == wanted
+
+
+@pytest.mark.parametrize("kind", [OutcomeKind.RETRY, OutcomeKind.SNOOZE])
+def test_held_says_why_and_counts(kind: OutcomeKind) -> None:
+    put = JobPut(id="j", name="t", message=RAW)
+    job = state.create(put, NOW, guard=False)
+    for fence in (1, 2):
+        _, running = state.claim(job, Hint(id="j", gen=job.gen), "w", fence, NOW)
+        outcome = Outcome(id="j", fence=fence, kind=kind, held_by="limit x")
+        _, again = state.finish(running, outcome, NOW, guard=False)
+        assert again is not None
+        job = again
+    if kind is OutcomeKind.SNOOZE:
+        assert job.held is not None
+        assert (job.held.by, job.held.count) == ("limit x", 2)
+    else:
+        assert job.held is None
