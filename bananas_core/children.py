@@ -103,8 +103,8 @@ class Child:
 
     def deaths(self) -> tuple[ClaimKey, ...]:
         """For which claims its end counts as a death: of those that ran, when it crashed; none,
-        when it ended in good order but couldn't end its session."""
-        if self.renewer is None or self.reason is not None:
+        when it said itself why it ends but couldn't end its session."""
+        if self.renewer is None or self.reason is not None or self.failed is not None:
             return ()
         return tuple(self.renewer.running) if self.guilty is None else self.guilty
 

@@ -25,6 +25,12 @@ LOOK: Final = 0.2
 its end of the pipe open."""
 NO_RUNNER_DELAY: Final = 5.0
 """Seconds until a job is tried again whose runner could not start."""
+FRESH_WITHIN: Final = 5.0
+"""Seconds that a suspect waits for a process of its own; then it is put off, so that its
+time-out doesn't pass in a queue."""
+FRESH_DELAY: Final = 1.0
+MOST_FRESH: Final = 8
+"""Fresh runners at once: each takes the memory of a whole app."""
 STOP_WITHIN: Final = 0.5
 """Seconds that idle runners have to end by themselves."""
 
@@ -165,13 +171,17 @@ class Runner:
 class ProcessIsolation:
     """Runner processes of one worker. Implements ``Isolation`` (``running.py``)."""
 
-    def __init__(self, app: str, *, warm: int = 0, most: int = 1) -> None:
+    def __init__(
+        self, app: str, *, warm: int = 0, most: int = 1, most_fresh: int = MOST_FRESH
+    ) -> None:
         """
         Args:
             app: ``package.module:attribute``, imported in each runner.
             warm: runners that are started beforehand.
             most: idle runners that are kept; a further one ends after its job.
+            most_fresh: fresh runners at once; all neighbours of a killer may be suspects.
         """
+        self._fresh = asyncio.Semaphore(most_fresh)
         self._app = app
         self._warm = warm
         self._most = most
@@ -217,6 +227,26 @@ class ProcessIsolation:
         alone. When the process is lost, the outcome is ``died``.
         """
         self._reap()
+        if not fresh:
+            return await self._run(claim, payload, False, on_progress, on_log)
+        try:
+            async with asyncio.timeout(FRESH_WITHIN):
+                await self._fresh.acquire()
+        except TimeoutError:
+            return _later(claim, "a suspect waits for a process of its own", FRESH_DELAY)
+        try:
+            return await self._run(claim, payload, True, on_progress, on_log)
+        finally:
+            self._fresh.release()
+
+    async def _run(
+        self,
+        claim: Claim,
+        payload: bytes,
+        fresh: bool,
+        on_progress: Callable[[float, str | None], None],
+        on_log: Callable[[str], None],
+    ) -> Outcome:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         runner = await self._start() if fresh or not self._idle else self._idle.pop()
@@ -257,11 +287,11 @@ class ProcessIsolation:
         return len(self._dead)
 
 
-def _later(claim: Claim, why: str) -> Outcome:
+def _later(claim: Claim, why: str, delay: float = NO_RUNNER_DELAY) -> Outcome:
     return Outcome(
         id=claim.id,
         fence=claim.fence,
         kind=OutcomeKind.SNOOZE,
-        delay=NO_RUNNER_DELAY,
+        delay=delay,
         held_by=f"runner: {why:.200}",
     )

@@ -46,6 +46,8 @@ class ThreadKeeper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
+        self._left = threading.Event()
+        self._end = True
 
     async def start(self, session: Session) -> None:
         """Returns after the first confirmed renewal. Raises what opening or renewing raised."""
@@ -72,19 +74,36 @@ class ThreadKeeper:
 
         self._thread = threading.Thread(target=run, name="bananas-renew", daemon=True)
         self._thread.start()
-        await ready
+        try:
+            await ready
+        except BaseException:
+            self.abandon()
+            raise
 
     async def stop(self) -> None:
         """Raises nothing: what can't be ended in the ledger lapses."""
-        thread, self._thread = self._thread, None
-        if thread is None or self._loop is None or self._stop is None:
-            return
-        try:
-            self._loop.call_soon_threadsafe(self._stop.set)
-        except RuntimeError:
-            return  # its loop has ended already
-        while thread.is_alive():
+        thread = self._thread
+        self._leave(end=True)
+        while thread is not None and thread.is_alive():
             await asyncio.sleep(0.01)
+
+    def abandon(self) -> None:
+        """Renew no more and leave the session to lapse, as a crash would. For a worker that was
+        cancelled: its thread must not keep claims alive that nobody works on. Safe to repeat."""
+        self._leave(end=False)
+
+    def _leave(self, *, end: bool) -> None:
+        if self._thread is None:
+            return
+        self._thread = None
+        self._end = end
+        self._left.set()
+        loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None:
+            try:
+                loop.call_soon_threadsafe(stop.set)
+            except RuntimeError:
+                pass  # its loop has ended already
 
     def hold(self, claims: Sequence[Claim]) -> None:
         keys = [(claim.id, claim.fence) for claim in claims]
@@ -117,6 +136,8 @@ class ThreadKeeper:
     async def _main(self, session: Session, ready: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = stop = asyncio.Event()
+        if self._left.is_set():
+            return  # given up before this thread began
         renewer = Renewer(session, self._clock)
         pair = self._make_pair()
         # The ledger alone: this thread moves no messages.
@@ -132,7 +153,8 @@ class ThreadKeeper:
                     break
                 except TimeoutError:
                     wait = await self._try(pair, renewer)
-            self._catch_up(renewer)
+            if not self._end:
+                return
             async with asyncio.timeout(RENEW_WITHIN):
                 await pair.backend.renew(renewer.session, [], mode=RenewMode.ENDED)
         except (ResultBackendError, TimeoutError) as error:

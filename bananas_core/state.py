@@ -156,14 +156,26 @@ def finish(
     closed = _closed(job, kind, now, started, outcome.error)
     closed = replace(closed, gen=job.gen + 1, worker=None)
     if kind is OutcomeKind.RETRY:
-        closed = replace(closed, failures=job.failures + 1, error=outcome.error, held=None)
+        closed = replace(closed, failures=job.failures + 1, error=outcome.error, held=None, head=False)
         return True, _ready(closed, now, _later(now, outcome.delay), guard=guard)
     if kind is OutcomeKind.SNOOZE:
         count = job.held.count + 1 if job.held else 1
         held = Held(by=outcome.held_by or "snooze", until=now + outcome.delay, count=count)
-        closed = replace(closed, held=held)
+        closed = replace(closed, held=held, head=False)
         return True, _ready(closed, now, _later(now, outcome.delay), guard=guard)
     return True, _ready(replace(closed, head=True), now, None, guard=guard)
+
+
+def first_state(job: Job, outcome: Outcome) -> JobState:
+    """The state that the first call of a repeated ``finish`` answered."""
+    entry = next(e for e in reversed(job.attempts) if e.fence == outcome.fence)
+    if entry.outcome in ("completed", "failed", "cancelled"):
+        return JobState(entry.outcome)
+    if entry.outcome in ("retry", "snooze"):
+        return JobState.SCHEDULED if outcome.delay > 0 else JobState.PENDING
+    if outcome.kind is OutcomeKind.DIED and entry is job.attempts[-1] and job.state in FINAL:
+        return job.state
+    return JobState.PENDING
 
 
 def lapse(job: Job, now: float, *, guard: bool, kind: str = "lapsed") -> Job:

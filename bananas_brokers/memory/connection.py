@@ -21,23 +21,26 @@ class Connection:
         unavailable: type[BananasError],
     ) -> None:
         self.key = (settings.name, namespace)
-        self.is_open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._clock = clock or SystemClock()
         self._unavailable = unavailable
         self._store = find_store(*self.key, self._clock)
+
+    @property
+    def is_open(self) -> bool:
+        return self._loop is not None
 
     def open(self) -> None:
         """Safe to repeat. A forked child finds a store of its own here."""
         if not self.is_open:
             self._store = find_store(*self.key, self._clock)
-            self._store.enter()
-            self.is_open = True
+            self._loop = self._store.enter()
 
     def close(self) -> None:
         """Safe to repeat."""
-        if self.is_open:
-            self.is_open = False
-            self._store.leave()
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            self._store.leave(loop)
 
     async def turn(self) -> Store:
         """Let other tasks run, then the store: what follows until the next ``await`` is atomic.

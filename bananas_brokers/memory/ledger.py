@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from bananas_brokers.memory.records import Records
 from bananas_core import state
 from bananas_core.job import (
-    FINAL,
     FinishAnswer,
     Hint,
     Job,
     JobPut,
     JobState,
     Outcome,
-    OutcomeKind,
     PutAnswer,
     PutKind,
     Ready,
@@ -82,7 +80,7 @@ class Ledger:
             self._records.set(new)
             after = None if new is None else new.state
             if new is not None and new is old and accepted:
-                after = _first_state(new, outcome)
+                after = state.first_state(new, outcome)
             answers.append(FinishAnswer(id=outcome.id, accepted=accepted, state=after))
         return answers, self._records.take_ready(guard=guard)
 
@@ -103,15 +101,3 @@ class Ledger:
         self._records.set(job)
         claim = state.claimed(job, now) if job and kind is VerdictKind.RUN else None
         return Verdict(kind=kind, id=hint.id, claim=claim)
-
-
-def _first_state(job: Job, outcome: Outcome) -> JobState:
-    """The state that the first call of a repeated ``finish`` answered."""
-    entry = next(e for e in reversed(job.attempts) if e.fence == outcome.fence)
-    if entry.outcome in ("completed", "failed", "cancelled"):
-        return JobState(entry.outcome)
-    if entry.outcome in ("retry", "snooze"):
-        return JobState.SCHEDULED if outcome.delay > 0 else JobState.PENDING
-    if outcome.kind is OutcomeKind.DIED and entry is job.attempts[-1] and job.state in FINAL:
-        return job.state
-    return JobState.PENDING

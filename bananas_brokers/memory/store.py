@@ -36,8 +36,8 @@ class Store:
     def now(self) -> float:
         return self.clock.now()
 
-    def enter(self) -> None:
-        """A connection opens.
+    def enter(self) -> asyncio.AbstractEventLoop:
+        """A connection opens, in the loop that is returned.
 
         Raises:
             ConfigurationError: another event loop has a connection open.
@@ -51,12 +51,14 @@ class Store:
         if self._loop is not loop:
             self._loop, self._open = loop, 0  # what a closed loop left open is gone with it
         self._open += 1
+        return loop
 
-    def leave(self) -> None:
-        """A connection closes."""
-        self._open -= 1
-        if self._open <= 0:
-            self._loop, self._open = None, 0
+    def leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A connection closes that was opened in ``loop``."""
+        if loop is self._loop:
+            self._open -= 1
+            if self._open == 0:
+                self._loop = None
         self.bell.ring_all()
 
     def claim(self, session: str, job_id: str) -> Verdict:

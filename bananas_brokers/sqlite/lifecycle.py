@@ -9,14 +9,11 @@ from bananas_brokers.sqlite import rows
 from bananas_brokers.sqlite.records import Records
 from bananas_core import state
 from bananas_core.job import (
-    FINAL,
     FinishAnswer,
     Hint,
-    Job,
     JobPut,
     JobState,
     Outcome,
-    OutcomeKind,
     PutAnswer,
     PutKind,
     Ready,
@@ -87,7 +84,7 @@ def finish(records: Records, outcomes: Sequence[Outcome]) -> tuple[list[FinishAn
         if new is None or not accepted or new is not old:
             after = None if new is None else new.state
         else:
-            after = _first_state(new, outcome)
+            after = state.first_state(new, outcome)
         answers.append(FinishAnswer(id=outcome.id, accepted=accepted, state=after))
     records.flush()
     return answers, records.became_pending()
@@ -139,15 +136,3 @@ def _claim(records: Records, session: str, hints: Sequence[Hint]) -> list[Verdic
         (records.ns, session, now, now + state.CLAIM_TTL),
     )
     return verdicts
-
-
-def _first_state(job: Job, outcome: Outcome) -> JobState:
-    """The state that the first call of a repeated ``finish`` answered."""
-    entry = next(e for e in reversed(job.attempts) if e.fence == outcome.fence)
-    if entry.outcome in ("completed", "failed", "cancelled"):
-        return JobState(entry.outcome)
-    if entry.outcome in ("retry", "snooze"):
-        return JobState.SCHEDULED if outcome.delay > 0 else JobState.PENDING
-    if outcome.kind is OutcomeKind.DIED and entry is job.attempts[-1] and job.state in FINAL:
-        return job.state
-    return JobState.PENDING

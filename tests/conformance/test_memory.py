@@ -38,3 +38,11 @@ class TestFused(TransportConformance, ResultBackendConformance):
         harness = harness_for("memory://conformance")
         yield harness
         await harness.aclose()
+
+
+class TestSplit(TransportConformance, ResultBackendConformance):
+    @pytest.fixture
+    async def harness(self) -> AsyncIterator[Harness]:
+        harness = harness_for("memory://conformance?form=split")
+        yield harness
+        await harness.aclose()

@@ -21,13 +21,19 @@ from bananas_core.testing.conformance import (
 class TestSQLite(TransportConformance, ResultBackendConformance):
     @pytest.fixture
     async def harness(self, tmp_path: Path) -> AsyncIterator[Harness]:
-        url, clock = f"sqlite:///{tmp_path / 'jobs.db'}?durable=false", ManualClock()
+        url, clock = f"sqlite:///{tmp_path / 'jobs.db'}", ManualClock()
+
+        async def reopen() -> None:
+            """With its last connection the database is closed; what follows reads the file."""
+            await harness.aclose()
+
         harness = Harness(
             lambda: Pair(
                 SQLiteTransport(url, "conformance", clock=clock),
                 SQLiteResultBackend(url, "conformance", clock=clock),
             ),
             clock=clock,
+            restart=reopen,
         )
         yield harness
         await harness.aclose()

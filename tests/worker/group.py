@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -48,11 +48,18 @@ def alive(pid: int) -> bool:
 class Group:
     """``start`` waits until it consumes; ``kill`` ends all of it."""
 
-    def __init__(self, folder: Path, app: str = "process_app:app", **flags: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        app: str = "process_app:app",
+        flags: Mapping[str, object] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder = folder
         self._log = folder / "worker.log"
         self._app = app
-        self._flags = flags
+        self._flags = flags or {}
+        self._env = {**os.environ, **environment(folder), **(env or {})}
         self.process: subprocess.Popen[bytes] | None = None
 
     def launch(self) -> Group:
@@ -60,7 +67,7 @@ class Group:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, self._app, json.dumps(self._flags)],
-                env={**os.environ, **environment(self._folder)},
+                env=self._env,
                 cwd=self._folder,
                 stdout=log,
                 stderr=log,
@@ -107,13 +114,16 @@ class Group:
                 pass
             self.process.wait(10)
 
-    def runs(self, what: str = "start") -> list[tuple[float, str, int]]:
-        """(when, job id, pid) of every such note."""
+    def runs(self) -> list[tuple[float, str, int]]:
+        """(when, job id, pid) of every start of a body."""
+        found = [line.split(" ", 3) for line in self._lines()]
+        return [(float(at), id, int(pid)) for at, id, pid, said in found if said != "end"]
+
+    def said(self, what: str) -> list[str]:
+        """All notes that begin so."""
+        notes = [line.split(" ", 3)[3] for line in self._lines()]
+        return [said for said in notes if said.startswith(what)]
+
+    def _lines(self) -> list[str]:
         path = self._folder / "runs"
-        lines = path.read_text().splitlines() if path.exists() else []
-        found = []
-        for line in lines:
-            at, id, pid, said = line.split(" ", 3)
-            if said.startswith(what):
-                found.append((float(at), id, int(pid)))
-        return found
+        return path.read_text().splitlines() if path.exists() else []

@@ -83,6 +83,11 @@ def hang() -> None:
     sleeper.wait()
 
 
+@app.task(timeout=0.5)
+def hang_too_long() -> None:
+    hang.fn()
+
+
 @app.task(timeout=0.3)
 async def hold_gil_once() -> str:
     """The first run holds the GIL for longer than anybody waits."""

@@ -20,6 +20,7 @@ from bananas_core.testing.conformance.docs import Documents
 from bananas_core.testing.conformance.due import Guarding, Scheduling, Time
 from bananas_core.testing.conformance.events import Feeding
 from bananas_core.testing.conformance.fences import Finishing
+from bananas_core.testing.conformance.flow import Flowing
 from bananas_core.testing.conformance.fused import Fusing
 from bananas_core.testing.conformance.harness import Capabilities, Harness, Limits, eventually
 from bananas_core.testing.conformance.limits import LedgerLimits, TransportLimits
@@ -30,12 +31,21 @@ from bananas_core.testing.conformance.queries import Listing, Tallying
 from bananas_core.testing.conformance.results import Recording
 from bananas_core.testing.conformance.sessions import Lapsing, Orphans, Renewing
 from bananas_core.testing.conformance.signals import Cancelling, Changing, Retrying
+from bananas_core.testing.conformance.stress import LedgerStress, TransportStress
 from bananas_core.testing.conformance.version import VERSION
 from bananas_core.testing.conformance.waiting import Waiting
 
 
 class TransportConformance(
-    Delivering, Connecting, Counting, Ordering, Batching, TransportLimits, Fusing
+    Delivering,
+    Connecting,
+    Counting,
+    Ordering,
+    Batching,
+    TransportLimits,
+    Fusing,
+    Flowing,
+    TransportStress,
 ):
     """All tests of the Transport contract."""
 
@@ -61,6 +71,7 @@ class ResultBackendConformance(
     Documents,
     Feeding,
     Pruning,
+    LedgerStress,
 ):
     """All tests of the ResultBackend contract."""
 

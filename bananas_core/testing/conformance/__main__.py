@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     url, *options = given
     known = any(point.value == PLUGIN for point in entry_points(group="pytest11"))
     load = [] if known else ["-p", PLUGIN]
+    load += ["-o", "asyncio_default_fixture_loop_scope=function"]
     return int(
         pytest.main(
             [*load, "--pyargs", "bananas_core.testing.conformance", "--bananas-url", url, *options]

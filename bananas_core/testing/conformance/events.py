@@ -34,6 +34,15 @@ async def read(backend: ResultBackend, after: str, limit: int = 100) -> tuple[li
     raise AssertionError("a feed that never ends")
 
 
+def once(found: tuple[list[Event], str]) -> list[Event]:
+    """Without repetitions, which the feed may have."""
+    events: list[Event] = []
+    for event in found[0]:
+        if event not in events:
+            events.append(event)
+    return events
+
+
 class Feeding(Suite):
     @promise("L41", "L22")
     async def test_every_change_of_state_is_told_in_order(self, harness: Harness) -> None:
@@ -53,15 +62,14 @@ class Feeding(Suite):
 
         async def told() -> bool:
             stories: defaultdict[str, list[str]] = defaultdict(list)
-            for event in (await read(two, ""))[0]:
+            for event in once(await read(two, "")):
                 if event.old is None:
                     assert stories[event.id] == []
                 stories[event.id].append(event.new.value)
             return stories == wanted
 
         await harness.eventually(told)
-        events, _ = await read(two, "")
-        last = [event for event in events if event.id == put.id][-1]
+        last = [event for event in once(await read(two, "")) if event.id == put.id][-1]
         assert (last.old, last.new) == (JobState.PROCESSING, JobState.COMPLETED)
         assert (last.fence, last.attempt, last.name) == (claim.fence, 2, put.name)
 
@@ -73,13 +81,12 @@ class Feeding(Suite):
         await backend.put(puts[7:])
 
         async def complete() -> bool:
-            return len((await read(backend, ""))[0]) >= 20
+            return len(once(await read(backend, ""))) >= 20
 
         await harness.eventually(complete)
         for limit in (1, 3, 7, 100):
-            events, _ = await read(backend, "", limit)
-            assert {event.id for event in events} == {put.id for put in puts}
-            assert len(events) == 20
+            events = once(await read(backend, "", limit))
+            assert sorted(event.id for event in events) == sorted(put.id for put in puts)
 
     @promise("L41")
     async def test_from_now_on_means_from_now_on(self, harness: Harness) -> None:
@@ -91,7 +98,7 @@ class Feeding(Suite):
         put = await put_one(backend, a_job())
 
         async def told() -> bool:
-            return [event.id for event in (await read(backend, page.cursor))[0]] == [put.id]
+            return [event.id for event in once(await read(backend, page.cursor))] == [put.id]
 
         await harness.eventually(told)
 
@@ -107,5 +114,4 @@ class Feeding(Suite):
         with pytest.raises(CursorExpired):
             await backend.events(first.cursor)
         young = await put_one(backend, a_job())
-        events, _ = await read(backend, "")
-        assert [event.id for event in events] == [young.id]
+        assert [event.id for event in once(await read(backend, ""))] == [young.id]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bananas_core.errors import ResultBackendError, TransportError
+from bananas_core.errors import ResultBackendError, TransportError, UnsupportedCapability
 from bananas_core.job import Write
 from bananas_core.testing.conformance.harness import Harness
-from bananas_core.testing.conformance.marks import promise
+from bananas_core.testing.conformance.marks import promise, requires
 from bananas_core.testing.conformance.support import (
     Suite,
     a_job,
@@ -39,8 +39,22 @@ class TransportLimits(Suite):
         with pytest.raises(TransportError):
             await transport.stats([queue])
 
+    @promise("T1", "T3")
+    async def test_an_unopened_transport_says_so(self, harness: Harness) -> None:
+        transport, queue = harness.unopened().transport, harness.queue()
+        with pytest.raises(TransportError):
+            await transport.send([message("a", queue)])
+        await transport.close()  # harmless
+
 
 class LedgerLimits(Suite):
+    @promise("L3")
+    async def test_an_unopened_ledger_says_so(self, harness: Harness) -> None:
+        backend = harness.unopened().backend
+        with pytest.raises(ResultBackendError):
+            await backend.put([a_job()])
+        await backend.close()  # harmless
+
     @promise("L3")
     async def test_a_closed_ledger_says_so(self, harness: Harness) -> None:
         backend = await harness.backend()
@@ -56,6 +70,14 @@ class LedgerLimits(Suite):
         backend = await harness.backend()
         with pytest.raises(ResultBackendError):
             await backend.count(["colour"])
+
+    @promise("L7")
+    @requires(lambda c: not c.ledger.transactions, "takes transactions of its own kind")
+    async def test_a_foreign_transaction_is_refused(self, harness: Harness) -> None:
+        backend, put = await harness.backend(), a_job()
+        with pytest.raises(UnsupportedCapability):
+            await backend.put([put], tx=object())
+        assert await backend.get([put.id]) == [None]
 
     @promise("L38")
     async def test_a_document_of_256_KiB_fits_and_no_larger_one(self, harness: Harness) -> None:

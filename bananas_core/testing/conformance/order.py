@@ -46,6 +46,17 @@ class Ordering(Suite):
         assert bodies(await receive(harness, transport, [queue], 1))[0] == "head"
 
     @promise("T12")
+    @requires(lambda c: c.transport.head and c.transport.levels < 101, "levels are exact")
+    async def test_a_head_goes_to_the_top_band(self, harness: Harness) -> None:
+        transport, queue = await harness.transport(), harness.queue()
+        await send(transport, message("a", queue, 90), message("b", queue, 10))
+        await send(transport, message("head", queue, 10, head=True))
+        got = bodies(await receive(harness, transport, [queue], 3, limit=1))
+        assert got.index("head") < got.index("b")
+        if harness.capabilities.transport.levels > 1:
+            assert got.index("head") <= 1
+
+    @promise("T12")
     async def test_a_full_queue_does_not_starve_another(self, harness: Harness) -> None:
         await starving(harness, busy_priority=50, quiet_priority=50)
 

@@ -1,0 +1,182 @@
+"""A key-value store in memory: single-key compare-and-set and nothing more, so that
+``KeyValueBackend`` is proven on the least that a store may offer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from bisect import bisect_right, insort
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from bananas_brokers.memory.bell import Bell, wait_for
+from bananas_core.clock import Clock
+from bananas_core.errors import ResultBackendUnavailable
+from bananas_core.keyvalue.store import Change, Entry, StoreCapabilities
+
+Hook = Callable[[str, str], Awaitable[None]]
+"""Awaited with (``before`` or ``after``, primitive) around every call: where faults come in."""
+
+
+class StoreFaults(msgspec.Struct, frozen=True, kw_only=True):
+    """Chances, 0-1. ``conflict``: a conditional write is told that its version is old.
+    ``lost_reply``: a write applies, wholly or in part, and the call fails."""
+
+    conflict: float = 0.0
+    lost_reply: float = 0.0
+
+
+NO_FAULTS: Final = StoreFaults()
+
+
+class _Value(msgspec.Struct):
+    value: bytes
+    version: int
+    expires_at: float | None
+
+
+class Shelf:
+    """The data of one namespace."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.bell = Bell()
+        self.values: dict[str, _Value] = {}
+        self.order: list[str] = []
+        self.numbers: dict[str, int] = {}
+        self._version = 0
+
+    def get(self, key: str) -> _Value | None:
+        found = self.values.get(key)
+        if found is None or found.expires_at is None or found.expires_at > self.clock.now():
+            return found
+        self.drop(key)
+        return None
+
+    def put(self, change: Change) -> int:
+        self._version += 1
+        if change.value is None:
+            self.drop(change.key)
+        else:
+            if change.key not in self.values:
+                insort(self.order, change.key)
+            expires_at = None if change.ttl is None else self.clock.now() + change.ttl
+            self.values[change.key] = _Value(change.value, self._version, expires_at)
+        self.bell.ring(change.key)
+        return self._version
+
+    def drop(self, key: str) -> None:
+        if self.values.pop(key, None) is not None:
+            self.order.pop(bisect_right(self.order, key) - 1)
+
+
+_shelves: WeakValueDictionary[tuple[str, str], Shelf] = WeakValueDictionary()
+
+
+def find_shelf(name: str, namespace: str, clock: Clock) -> Shelf:
+    """The shelf that all users of a name and namespace share; it goes with the last of them."""
+    shelf = _shelves.get((name, namespace))
+    if shelf is None:
+        shelf = _shelves[(name, namespace)] = Shelf(clock)
+    return shelf
+
+
+class MemoryKeyValueStore:
+    """One client of a shelf."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        *,
+        rng: random.Random | None = None,
+        faults: StoreFaults = NO_FAULTS,
+        hook: Hook | None = None,
+    ) -> None:
+        self.capabilities = StoreCapabilities(pushes=True)
+        self.faults = faults
+        self.hook = hook
+        self._shelf = shelf
+        self._rng = rng or random.Random()
+        self._open = False
+
+    async def open(self) -> None:
+        self._open = True
+
+    async def close(self) -> None:
+        self._open = False
+        self._shelf.bell.ring_all()
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        await self._before("get")
+        found = [self._entry(key) for key in keys]
+        await self._after("get")
+        return found
+
+    async def write(self, changes: Sequence[Change]) -> list[int | None]:
+        await self._before("write")
+        answers: list[int | None] = []
+        for change in changes:
+            if self._rng.random() < self.faults.lost_reply:
+                raise ResultBackendUnavailable("simulated: a write was cut short")
+            answers.append(self._write(change))
+        await self._after("write")
+        return answers
+
+    async def scan(self, prefix: str, after: str, limit: int) -> list[Entry]:
+        await self._before("scan")
+        order = self._shelf.order
+        begin = bisect_right(order, after) if after >= prefix else bisect_right(order, prefix)
+        if after < prefix and begin and order[begin - 1] == prefix:
+            begin -= 1
+        found: list[Entry] = []
+        for key in order[begin : begin + limit + 64]:
+            if not key.startswith(prefix) or len(found) >= limit:
+                break
+            entry = self._entry(key)
+            if entry is not None:
+                found.append(entry)
+        await self._after("scan")
+        return found
+
+    async def number(self, key: str) -> int:
+        await self._before("number")
+        value = self._shelf.numbers[key] = self._shelf.numbers.get(key, 0) + 1
+        await self._after("number")
+        return value
+
+    async def watch(self, keys: Sequence[str], timeout: float) -> None:
+        await self._before("watch")
+        with self._shelf.bell.listen(keys) as event:
+            await wait_for(event, timeout)
+
+    async def now(self) -> float:
+        await self._before("now")
+        return self._shelf.clock.now()
+
+    def _entry(self, key: str) -> Entry | None:
+        found = self._shelf.get(key)
+        return None if found is None else Entry(key=key, value=found.value, version=found.version)
+
+    def _write(self, change: Change) -> int | None:
+        if change.version is not None:
+            if self._rng.random() < self.faults.conflict:
+                return None
+            found = self._shelf.get(change.key)
+            if (0 if found is None else found.version) != change.version:
+                return None
+        return self._shelf.put(change)
+
+    async def _before(self, primitive: str) -> None:
+        await asyncio.sleep(0)
+        if self.hook is not None:
+            await self.hook("before", primitive)
+        if not self._open:
+            raise ResultBackendUnavailable("the ledger is not open; call open() first")
+
+    async def _after(self, primitive: str) -> None:
+        await asyncio.sleep(0)
+        if self.hook is not None:
+            await self.hook("after", primitive)

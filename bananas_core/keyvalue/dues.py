@@ -1,0 +1,238 @@
+"""What is due: an index by time, the reconciler, and what gets pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from bananas_core import state
+from bananas_core.job import FINAL, Job, JobState, Ready, Retention, Settled
+from bananas_core.keyvalue import keys
+from bananas_core.keyvalue.events import Feed
+from bananas_core.keyvalue.records import Records
+from bananas_core.keyvalue.sessions import Sessions
+from bananas_core.keyvalue.store import Change, Entry
+
+PAGE: Final = 200
+
+
+class LastDue(msgspec.Struct, frozen=True, kw_only=True):
+    """When ``due`` ran last, and until when no claim lapses."""
+
+    at: float
+    grace_until: float = 0.0
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_last_due = msgspec.msgpack.Decoder(LastDue).decode
+
+
+class Dues:
+    """``due`` and ``prune``."""
+
+    def __init__(self, records: Records, sessions: Sessions, feed: Feed) -> None:
+        self._records = records
+        self._sessions = sessions
+        self._feed = feed
+        self._store = records.store
+
+    async def run(
+        self, limit: int, settled: Sequence[Settled], lost: Mapping[str, float]
+    ) -> tuple[list[Ready], bool]:
+        """L33-L37."""
+        now = await self._store.now()
+        await self.settle(settled, now)
+        allowed = await self._remember(now)
+        pending, more = await self._sessions.lapse(now, limit, allowed)
+        sends: dict[str, Job] = dict(pending)
+        looked, more_due = await self._look(max(0, limit - len(sends)), now)
+        sends.update(looked)
+        if lost and self._records.guard:
+            for queue, instant in lost.items():
+                room = max(0, limit - len(sends))
+                sends.update(await self._lost(queue, instant, room, now, sends))
+        if not self._records.guard:
+            return [], more or more_due
+        return [state.ready(job) for job in sends.values()], more or more_due
+
+    async def settle(self, settled: Sequence[Settled], now: float) -> None:
+        """L9."""
+        gens = {item.id: item.gen for item in settled}
+        if gens:
+            await self._records.change(
+                list(gens),
+                lambda id, job: None if job is None else state.settle(job, gens[id]),
+                now,
+            )
+
+    async def last(self) -> float | None:
+        """L44."""
+        (entry,) = await self._store.get([keys.LAST_DUE])
+        return None if entry is None else _last_due(entry.value).at
+
+    async def prune(self, policy: Retention, limit: int) -> int:
+        """L42, L43."""
+        now = await self._store.now()
+        await self._feed.prune(now - policy.events)
+        gone = 0
+        for final in sorted(FINAL):
+            gone += await self._prune_state(final, policy, limit - gone, now)
+        if gone < limit:
+            gone += await self._prune_excess(policy.most, limit - gone, now)
+        return gone
+
+    async def _remember(self, now: float) -> bool:
+        """Note this run; whether claims may lapse now."""
+        (entry,) = await self._store.get([keys.LAST_DUE])
+        grace = 0.0
+        if entry is not None:
+            last = _last_due(entry.value)
+            grace = last.grace_until
+            if now - last.at > state.DUE_GAP:
+                grace = now + state.CLAIM_TTL
+        value = _encode(LastDue(at=now, grace_until=grace))
+        version = 0 if entry is None else entry.version
+        await self._store.write([Change(key=keys.LAST_DUE, value=value, version=version)])
+        return now >= grace
+
+    async def _look(self, limit: int, now: float) -> tuple[dict[str, Job], bool]:
+        """Look at records whose time has come; forget index keys that nobody needs."""
+        sends: dict[str, Job] = {}
+        seen = 0
+        while seen < limit:
+            entries = await self._store.scan(keys.DUE, "", min(PAGE, limit - seen))
+            due = [entry for entry in entries if keys.due_parts(entry.key)[0] <= now]
+            if not due:
+                return sends, False
+            seen += len(due)
+            ids = [keys.due_parts(entry.key)[1] for entry in due]
+            send: dict[str, bool] = {}
+
+            def look(id: str, job: Job | None, send: dict[str, bool] = send) -> Job | None:
+                if job is None:
+                    return None
+                send[id], new = state.look(job, now, guard=self._records.guard)
+                return new
+
+            changed = await self._records.change(ids, look, now)
+            for id, item in changed.items():
+                if send.get(id) and item.new is not None:
+                    sends[id] = item.new
+            await self._forget(due, {id: item.new for id, item in changed.items()})
+            if len(due) < len(entries):
+                return sends, False
+        return sends, True
+
+    async def _forget(self, entries: Sequence[Entry], jobs: Mapping[str, Job | None]) -> None:
+        """Delete index keys that have been seen to. A record's next time has a key already."""
+        stale = []
+        for entry in entries:
+            _, id = keys.due_parts(entry.key)
+            job = jobs.get(id)
+            needed = job is not None and job.due_at is not None and keys.due(job.due_at, id)
+            if needed != entry.key:
+                stale.append(Change(key=entry.key, value=None, version=entry.version))
+        if stale:
+            await self._store.write(stale)
+
+    async def _lost(
+        self, queue: str, instant: float, limit: int, now: float, sent: Mapping[str, Job]
+    ) -> dict[str, Job]:
+        """L36: a full scan, which is why the core asks for it seldom."""
+        ids: list[str] = []
+        after: str | None = ""
+        while after is not None and len(ids) < limit:
+            jobs, after = await self._records.page(after, PAGE)
+            ids += [job.id for job in jobs if job.id not in sent and _is_lost(job, queue, instant)]
+
+        def resend(id: str, job: Job | None) -> Job | None:
+            if job is None or not _is_lost(job, queue, instant):
+                return job
+            return state.resend(job, now)
+
+        changed = await self._records.change(ids[:limit], resend, now)
+        return {
+            id: item.new
+            for id, item in changed.items()
+            if item.new is not None and item.new is not item.old
+        }
+
+    async def _prune_state(self, final: JobState, policy: Retention, limit: int, now: float) -> int:
+        gone = 0
+        after = ""
+        oldest = now - max(600.0, getattr(policy, final.value))
+        while gone < limit:
+            entries = await self._store.scan(keys.finals(final), after, min(PAGE, limit - gone))
+            due = [entry for entry in entries if keys.final_parts(entry.key)[0] <= oldest]
+            if not due:
+                break
+            after = due[-1].key
+            gone += await self._drop(due, lambda job: state.prunable(job, now, policy))
+            if len(due) < len(entries):
+                break
+        return gone
+
+    async def _prune_excess(self, most: int, limit: int, now: float) -> int:
+        """The oldest finals over ``most``, but none younger than 600 s."""
+        found: list[tuple[float, Entry]] = []
+        for final in FINAL:
+            after = ""
+            while entries := await self._store.scan(keys.finals(final), after, PAGE):
+                after = entries[-1].key
+                found += [(keys.final_parts(entry.key)[0], entry) for entry in entries]
+        over = min(limit, len(found) - most)
+        if over <= 0:
+            return 0
+        found.sort(key=lambda item: (item[0], item[1].key))
+        old = [entry for at, entry in found[:over] if at <= now - 600.0]
+        return await self._drop(
+            old,
+            lambda job: (
+                job.state in FINAL
+                and job.keep_until <= now
+                and (job.finished_at or now) <= now - 600.0
+            ),
+        )
+
+    async def _drop(self, entries: Sequence[Entry], may_go: Callable[[Job], bool]) -> int:
+        """Documents first, then the record, then its index key: a crash leaves it to be found."""
+        gone = 0
+        for entry in entries:
+            _, id = keys.final_parts(entry.key)
+            (stored,) = await self._store.get([keys.job(id)])
+            (job,) = await self._records.get([id])
+            if job is not None and stored is not None:
+                if not may_go(job):
+                    if job.state not in FINAL or _final_key(job) != entry.key:
+                        await self._store.write([Change(key=entry.key, value=None)])
+                    continue
+                await self._drop_docs(id)
+                change = Change(key=keys.job(id), value=None, version=stored.version)
+                if (await self._store.write([change]))[0] is None:
+                    continue
+                gone += 1
+            await self._store.write([Change(key=entry.key, value=None)])
+        return gone
+
+    async def _drop_docs(self, id: str) -> None:
+        prefix = keys.doc(f"job/{id}/")
+        while entries := await self._store.scan(prefix, "", PAGE):
+            await self._store.write([Change(key=entry.key, value=None) for entry in entries])
+
+
+def _final_key(job: Job) -> str | None:
+    if job.state not in FINAL or job.finished_at is None:
+        return None
+    return keys.final(job.state, job.finished_at, job.id)
+
+
+def _is_lost(job: Job, queue: str, instant: float) -> bool:
+    return (
+        job.state is JobState.PENDING
+        and job.routing_key == queue
+        and job.pending_at is not None
+        and job.pending_at < instant
+        and (job.guard_at is None or job.guard_hold < state.SECOND_HOLD)
+    )

@@ -1,0 +1,322 @@
+"""Worker sessions, and the claims under them: renewed by one key, found by one key a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from bananas_core import state
+from bananas_core.job import (
+    Cancel,
+    ClaimBeat,
+    Hint,
+    Job,
+    JobState,
+    Outcome,
+    OutcomeKind,
+    RenewAnswer,
+    RenewMode,
+    Session,
+    SessionRecord,
+    Verdict,
+    VerdictKind,
+)
+from bananas_core.keyvalue import keys
+from bananas_core.keyvalue.records import Records
+from bananas_core.keyvalue.store import Change, Entry
+
+FORGIVEN_FOR = 3600.0
+"""Seconds that a lapsed session may take to come back and be forgiven."""
+LAPSES = 1000
+"""Lapsed claims remembered for forgiveness."""
+PAGE = 200
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is kept of a session. ``lapsed_at``: its claims ran out then; ``lapsed``: their ids."""
+
+    session: Session
+    renewed_at: float
+    expires_at: float
+    lapsed_at: float | None = None
+    lapsed: tuple[str, ...] = ()
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """Ids that one call wanted to claim for a session."""
+
+    at: float
+    ids: tuple[str, ...]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_stored = msgspec.msgpack.Decoder(Stored).decode
+_batch = msgspec.msgpack.Decoder(Batch).decode
+
+
+class Sessions:
+    """Claims by session."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._store = records.store
+
+    async def claim(self, session: str, hints: Sequence[Hint]) -> list[Verdict]:
+        """L10-L14. The batch key comes first, so that no claim is ever without one."""
+        now = await self._store.now()
+        wanted: dict[str, Hint] = {}
+        for hint in hints:
+            wanted.setdefault(hint.id, hint)
+        if not wanted:
+            return []
+        await self._know(session, now)
+        number = await self._store.number(keys.CLAIM_NUMBER)
+        key = keys.batch(session, number)
+        batch = Batch(at=now, ids=tuple(wanted))
+        await self._store.write([Change(key=key, value=_encode(batch))])
+        verdicts: dict[str, VerdictKind] = {}
+        records = self._records
+
+        def take(id: str, job: Job | None) -> Job | None:
+            hint = wanted[id]
+            if job is None and hint.create is not None:
+                job = state.create(hint.create, now, guard=records.guard, keep_for=records.horizon)
+                kind, new = state.claim(job, hint, session, 1, now)
+            else:
+                fence = 1 if job is None else job.fence + 1
+                kind, new = state.claim(job, hint, session, fence, now)
+            verdicts[id] = kind
+            return new
+
+        changed = await records.change(list(wanted), take, now)
+        if VerdictKind.RUN not in verdicts.values():
+            await self._store.write([Change(key=key, value=None)])
+        answers: list[Verdict] = []
+        told: set[str] = set()
+        for hint in hints:
+            kind, new = verdicts[hint.id], changed[hint.id].new
+            if kind is VerdictKind.RUN and hint.id in told:
+                kind = VerdictKind.STALE
+            told.add(hint.id)
+            claim = state.claimed(new, now) if kind is VerdictKind.RUN and new else None
+            answers.append(Verdict(kind=kind, id=hint.id, claim=claim))
+        return answers
+
+    async def renew(
+        self, session: Session, claims: Sequence[ClaimBeat], mode: RenewMode
+    ) -> RenewAnswer:
+        """L15-L20."""
+        now = await self._store.now()
+        if mode is RenewMode.ENDED:
+            return await self._end(session.id, claims, now)
+        await self._extend(session, now)
+        beats = {beat.id: beat for beat in claims}
+        cancelled: dict[str, Cancel] = {}
+        held: set[tuple[str, int]] = set()
+
+        def hear(id: str, job: Job | None) -> Job | None:
+            beat = beats[id]
+            if job is None or not _holds(job, session.id) or job.fence != beat.fence:
+                return job
+            held.add((id, beat.fence))
+            if job.cancel is not None:
+                cancelled[id] = job.cancel
+            if beat.progress is not None and beat.progress != job.progress:
+                return msgspec.structs.replace(job, progress=beat.progress)
+            return job
+
+        await self._records.change(list(beats), hear, now)
+        lost = tuple((b.id, b.fence) for b in claims if (b.id, b.fence) not in held)
+        changed = {}
+        if mode is RenewMode.FULL:
+            orphans = await self._tidy(session.id, {id for id, _ in held}, now)
+
+            def back(id: str, job: Job | None) -> Job | None:
+                if job is None or not _old_claim(job, session.id, now):
+                    return job
+                return state.handback(job, now, guard=self._records.guard)
+
+            changed = await self._records.change(orphans, back, now)
+        return RenewAnswer(
+            now=now, cancelled=cancelled, lost=lost, ready=tuple(self._records.ready(changed))
+        )
+
+    async def lapse(self, now: float, limit: int, allowed: bool) -> tuple[dict[str, Job], bool]:
+        """L34: end the claims of sessions whose time ran out. A session is marked first, so
+        that one that comes back knows what it was charged with.
+
+        Returns:
+            Records that became pending, and whether more is left to do.
+        """
+        found: dict[str, Job] = {}
+        after = ""
+        while entries := await self._store.scan(keys.SESSIONS, after, PAGE):
+            after = entries[-1].key
+            for entry in entries:
+                stored = _stored(entry.value)
+                if stored.lapsed_at is not None and now - stored.lapsed_at > FORGIVEN_FOR:
+                    change = Change(key=entry.key, value=None, version=entry.version)
+                    await self._store.write([change])
+                    continue
+                if stored.expires_at > now or (stored.lapsed_at is None and not allowed):
+                    continue
+                if len(found) >= limit:
+                    return found, True
+                lapsed, more = await self._lapse(entry, stored, now, limit - len(found))
+                found.update(lapsed)
+                if more:
+                    return found, True
+        return found, False
+
+    async def listed(self, now: float) -> list[SessionRecord]:
+        """L28."""
+        found = []
+        after = ""
+        while entries := await self._store.scan(keys.SESSIONS, after, PAGE):
+            after = entries[-1].key
+            for entry in entries:
+                stored = _stored(entry.value)
+                if stored.expires_at > now and stored.lapsed_at is None:
+                    running = await self._running(stored.session.id)
+                    found.append(
+                        SessionRecord(
+                            session=stored.session,
+                            renewed_at=stored.renewed_at,
+                            expires_at=stored.expires_at,
+                            claims=len(running),
+                        )
+                    )
+        return found
+
+    async def _know(self, session: str, now: float) -> None:
+        """L14."""
+        (entry,) = await self._store.get([keys.session(session)])
+        if entry is not None and _stored(entry.value).lapsed_at is None:
+            return
+        await self._extend(Session(id=session, name=""), now, entry)
+
+    async def _extend(self, session: Session, now: float, entry: Entry | None = None) -> None:
+        key = keys.session(session.id)
+        while True:
+            if entry is None:
+                (entry,) = await self._store.get([key])
+            stored = Stored(session=session, renewed_at=now, expires_at=now + state.CLAIM_TTL)
+            if entry is not None:
+                old = _stored(entry.value)
+                if old.lapsed:
+                    await self._forgive(session.id, old.lapsed, now)
+                if old.lapsed_at is not None and now - old.lapsed_at < state.CLAIM_TTL:
+                    # Whoever lapses them may still be at it: forgive once more next time.
+                    stored = msgspec.structs.replace(stored, lapsed=old.lapsed)
+            version = 0 if entry is None else entry.version
+            change = Change(key=key, value=_encode(stored), version=version)
+            if (await self._store.write([change]))[0] is not None:
+                return
+            entry = None
+
+    async def _forgive(self, session: str, ids: Sequence[str], now: float) -> None:
+        def forgive(id: str, job: Job | None) -> Job | None:
+            return None if job is None else state.forgive(job, session)
+
+        await self._records.change(ids, forgive, now)
+
+    async def _end(self, session: str, claims: Sequence[ClaimBeat], now: float) -> RenewAnswer:
+        died = {(beat.id, beat.fence) for beat in claims}
+        guard = self._records.guard
+
+        def end(id: str, job: Job | None) -> Job | None:
+            if job is None or not _holds(job, session):
+                return job
+            if (id, job.fence) in died:
+                outcome = Outcome(id=id, fence=job.fence, kind=OutcomeKind.DIED)
+                return state.finish(job, outcome, now, guard=guard)[1]
+            return state.handback(job, now, guard=guard)
+
+        batches = await self._batches(session)
+        ids = [id for _, batch in batches for id in batch.ids]
+        changed = await self._records.change(ids, end, now)
+        gone = [Change(key=key, value=None) for key, _ in batches]
+        await self._store.write([*gone, Change(key=keys.session(session), value=None)])
+        lost = tuple(
+            (beat.id, beat.fence)
+            for beat in claims
+            if beat.id not in changed or changed[beat.id].old is changed[beat.id].new
+        )
+        return RenewAnswer(now=now, lost=lost, ready=tuple(self._records.ready(changed)))
+
+    async def _lapse(
+        self, entry: Entry, stored: Stored, now: float, limit: int
+    ) -> tuple[dict[str, Job], bool]:
+        session = stored.session.id
+        batches = await self._batches(session)
+        ids = list(dict.fromkeys(id for _, batch in batches for id in batch.ids))
+        if stored.lapsed_at is None:
+            marked = msgspec.structs.replace(
+                stored, lapsed_at=now, lapsed=(*stored.lapsed, *ids)[-LAPSES:]
+            )
+            change = Change(key=entry.key, value=_encode(marked), version=entry.version)
+            if (await self._store.write([change]))[0] is None:
+                return {}, False  # it was renewed just now, or somebody else is at it
+        claimed = await self._claimed(ids, session)
+        guard = self._records.guard
+
+        def lapse(id: str, job: Job | None) -> Job | None:
+            if job is None or not _holds(job, session):
+                return job
+            return state.lapse(job, now, guard=guard)
+
+        changed = await self._records.change(sorted(claimed)[:limit], lapse, now)
+        more = len(claimed) > limit
+        if not more and batches:
+            await self._store.write([Change(key=key, value=None) for key, _ in batches])
+        pending = {
+            id: item.new
+            for id, item in changed.items()
+            if item.new is not None
+            and item.new is not item.old
+            and item.new.state is JobState.PENDING
+        }
+        return pending, more
+
+    async def _tidy(self, session: str, held: set[str], now: float) -> list[str]:
+        """Forget batches that are through; ids that the session doesn't know it has."""
+        orphans: list[str] = []
+        done: list[Change] = []
+        for key, batch in await self._batches(session):
+            if now - batch.at <= state.ORPHAN_AGE:
+                continue
+            running = await self._claimed(batch.ids, session)
+            orphans += [id for id in batch.ids if id in running and id not in held]
+            if not running:
+                done.append(Change(key=key, value=None))
+        if done:
+            await self._store.write(done)
+        return orphans
+
+    async def _claimed(self, ids: Sequence[str], session: str) -> set[str]:
+        jobs = await self._records.get(ids)
+        return {job.id for job in jobs if job is not None and _holds(job, session)}
+
+    async def _running(self, session: str) -> set[str]:
+        found: set[str] = set()
+        for _, batch in await self._batches(session):
+            found |= await self._claimed(batch.ids, session)
+        return found
+
+    async def _batches(self, session: str) -> list[tuple[str, Batch]]:
+        found: list[tuple[str, Batch]] = []
+        after = ""
+        prefix = keys.batches(session)
+        while entries := await self._store.scan(prefix, after, PAGE):
+            after = entries[-1].key
+            found += [(entry.key, _batch(entry.value)) for entry in entries]
+        return found
+
+
+def _holds(job: Job, session: str) -> bool:
+    return job.state is JobState.PROCESSING and job.worker == session
+
+
+def _old_claim(job: Job, session: str, now: float) -> bool:
+    return _holds(job, session) and now - job.changed_at > state.ORPHAN_AGE
