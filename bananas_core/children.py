@@ -32,6 +32,8 @@ log = logging.getLogger("bananas.supervisor")
 
 YOUNG: Final = 5.0
 """A child that ended earlier than this after it became ready, in seconds, died young."""
+LINGER: Final = 5.0
+"""Seconds between a child's last word and its end."""
 MOST_UNSENT: Final = 1 << 16
 """With more bytes in its pipe a child is not told of further renewals until it reads again."""
 
@@ -58,6 +60,7 @@ class Child:
         """When it last ended a job, or became ready."""
         self.failed: Failed | None = None
         self.reason: str | None = None
+        self.said_bye_at: float | None = None
         self.wants_end = False
         self.ended = False
         """The ledger has ended its session."""
@@ -97,6 +100,11 @@ class Child:
             self.guilty = guilty
         kill(self.process)
 
+    def lingers(self, now: float) -> bool:
+        """Whether it should have ended by now, after all it said: a thread of the app may hold
+        it up."""
+        return self.said_bye_at is not None and now - self.said_bye_at > LINGER
+
     def overdue(self, now: float) -> tuple[ClaimKey, ...]:
         """Running claims past their hard deadline."""
         return () if self.renewer is None else tuple(self.renewer.overdue(now))
@@ -135,6 +143,7 @@ class Child:
             self.wants_end = True
         elif isinstance(message, Bye):
             self.reason = message.reason
+            self.said_bye_at = now
         else:
             self.failed = message
 

@@ -249,7 +249,9 @@ class ProcessIsolation:
     ) -> Outcome:
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        runner = await self._start() if fresh or not self._idle else self._idle.pop()
+        runner = None if fresh else self._take_idle()
+        if runner is None:
+            runner = await self._start()
         self._busy.add(runner)
         good = False
         try:
@@ -276,9 +278,24 @@ class ProcessIsolation:
                 runner.kill()
                 self._dead.append(runner.process)
 
+    def _take_idle(self) -> Runner | None:
+        """One that still lives: a job must not be charged with a death before it began."""
+        while self._idle:
+            runner = self._idle.pop()
+            if runner.process.poll() is None:
+                return runner
+            runner.close()
+        return None
+
     async def _start(self) -> Runner:
         process, sock = spawn("bananas_core.runner", [self._app], own_group=True)
-        reader, writer = await asyncio.open_connection(sock=sock)
+        try:
+            reader, writer = await asyncio.open_connection(sock=sock)
+        except BaseException:
+            kill(process, group=True)
+            self._dead.append(process)
+            sock.close()
+            raise
         return Runner(process, reader, writer)
 
     def _reap(self) -> int:

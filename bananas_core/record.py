@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,6 +14,10 @@ from bananas_core.errors import InvalidPayload
 from bananas_core.job import AttemptInfo, ErrorInfo, Job, JobState, Progress
 from bananas_core.message import decode_stored
 from bananas_core.results import ResultBackend
+
+
+UNREADABLE: Final = (InvalidPayload, msgspec.DecodeError, RecursionError, ValueError)
+"""What decoding bytes raises that nobody checked: quarantined ones, or a foreign codec's."""
 
 
 class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,12 +103,12 @@ async def full_record(
             max_size=max_size,
         )
         payload = msgspec.json.decode(raw)
-    except (InvalidPayload, msgspec.DecodeError):
+    except UNREADABLE:
         pass  # quarantined bytes, or a codec that only the workers have
     try:
         found = await decode_result_value(job, codecs=codecs, backend=backend, max_size=max_size)
         result = None if found is None else msgspec.json.decode(found)
-    except (InvalidPayload, msgspec.DecodeError):
+    except UNREADABLE:
         pass
     return to_record(job, payload=payload, result=result)
 
@@ -112,11 +116,9 @@ async def full_record(
 def _plain_payload(job: Job, codecs: Codecs) -> Any:
     try:
         message = decode_stored(job.message)
-    except msgspec.DecodeError:
+        return None if message.encoding else msgspec.json.decode(message.payload)
+    except UNREADABLE:
         return None
-    if not message.encoding:
-        return msgspec.json.decode(message.payload)
-    return None
 
 
 def _entry(entry: AttemptInfo) -> TimelineEntry:

@@ -71,6 +71,8 @@ class Supervisor:
         self._renewals: dict[Child, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._announced = False
+        self._worked = False
+        """Whether any child ever became ready."""
         self._signals = 0
         self._hangups = 0
         self._grace = 30.0
@@ -158,7 +160,7 @@ class Supervisor:
         if self._kill_at is not None and now >= self._kill_at:
             log.warning("%r did not stop in time and is killed; its jobs go back", child)
             child.kill()
-        elif not self._stopping and self._replaced_for_long(child, now):
+        elif child.lingers(now) or (not self._stopping and self._replaced_for_long(child, now)):
             child.kill()
 
     def _replaced_for_long(self, child: Child, now: float) -> bool:
@@ -178,7 +180,8 @@ class Supervisor:
         slot.child = None
         if self._stopping:
             return
-        if child.ready_at is None and not self._announced:
+        self._worked = self._worked or child.ready_at is not None
+        if not self._worked and not any(other.ready_at for other in self._children):
             self._give_up(child)
             return
         young = child.ready_at is None or now - child.ready_at < YOUNG
@@ -190,7 +193,7 @@ class Supervisor:
             log.error("%r: %s; another one is started", child, why)
 
     def _give_up(self, child: Child) -> None:
-        """Nothing ever worked: say why and end."""
+        """No child was ever ready: say why and end."""
         text = child.failed.error if child.failed else f"the worker process {child.describe_end()}"
         print(f"error: {text}", file=sys.stderr, flush=True)
         self._exit = 3 if child.failed is not None and child.failed.unavailable else 1
@@ -221,7 +224,7 @@ class Supervisor:
         if first is None or first.hello is None or first.hello.processes != len(children):
             return
         if all(child is not None and child.ready_at is not None for child in children):
-            self._announced = True
+            self._announced = self._worked = True
             if first.hello.health_port is not None:
                 self._spawn_task(self._serve_health(first.hello.health_port))
             print("ready", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The supervisor's work in the ledger: renewing for children, and ending the sessions of dead ones."""
+"""The supervisor and the ledger: renewing for children, ending the sessions of dead ones."""
 
 from __future__ import annotations
 
@@ -36,9 +36,12 @@ class Pairs:
         async with self._lock:
             if place not in self._pairs:
                 pair = load_pair(*place)
-                await pair.backend.open(
-                    guard=not pair.fused, horizon=pair.transport.capabilities.horizon
-                )
+                horizon = 0.0 if pair.fused else pair.transport.capabilities.horizon
+                try:
+                    await pair.backend.open(guard=not pair.fused, horizon=horizon)
+                except BaseException:
+                    await pair.backend.close()
+                    raise
                 self._pairs[place] = pair
             return self._pairs[place]
 

@@ -8,7 +8,7 @@ import msgspec
 
 from bananas_core.cli.options import BrokerUrl, Json, ResultBackendUrl, arguments
 from bananas_core.cli.output import Output, seconds_text
-from bananas_core.cli.run import run
+from bananas_core.cli.run import ExitCode, complain, leave, run
 from bananas_core.cli.target import Target, find_target, get_app
 from bananas_core.clock import to_datetime
 from bananas_core.job import SessionRecord
@@ -77,5 +77,37 @@ def session_fields(record: SessionRecord) -> dict[str, object]:
     return fields
 
 
-def health() -> None:
-    """x"""
+def health(
+    args: Annotated[list[str] | None, arguments("")] = None,
+    broker_url: BrokerUrl = None,
+    result_backend_url: ResultBackendUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Find out whether jobs are really being run; exits 3 and says why if they are not."""
+    target, _ = find_target(
+        args or [], [], broker_url=broker_url, result_backend_url=result_backend_url
+    )
+    leave(run(_health(target, Output(json=as_json))))
+
+
+async def _health(target: Target, out: Output) -> ExitCode:
+    from bananas_core.health import check_health
+
+    async with get_app(target) as app:
+        report = await check_health(app)
+    if out.json:
+        out.line(
+            {
+                "ok": report.ok,
+                "reasons": report.reasons,
+                "due_age": report.due_age,
+                "probes": report.probes,
+                "sessions": [session_fields(record) for record in report.sessions],
+            }
+        )
+    elif report.ok:
+        took = [f"{key} {seconds_text(seconds)}" for key, seconds in report.probes.items()]
+        out.say(f"healthy: {len(report.sessions)} workers; probes: {', '.join(took) or 'none'}")
+    for reason in report.reasons:
+        complain(reason)
+    return ExitCode.OK if report.ok else ExitCode.UNAVAILABLE

@@ -90,7 +90,7 @@ def escaped(raw: bytes) -> str:
     )
 
 
-def short(text: str | None, length: int = 60) -> str:
+def short(text: str | None, length: int = 100) -> str:
     """The first line of a text, cut."""
     first = (text or "").strip().split("\n", 1)[0]
     return first if len(first) <= length else first[: length - 1] + "…"

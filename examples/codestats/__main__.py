@@ -57,7 +57,7 @@ async def run(folder: Path, worker: WorkerProcess, console: Console) -> None:
     """Submit one job a file, collect the results while they come, print the report."""
     files = sorted(python_files(folder))
     await worker.ready()
-    console.print(f"{len(files):,} files in {folder}; worker {worker.pid} is ready")
+    console.print(f"{len(files):,} files in {folder}; worker {worker.pid} is ready", soft_wrap=True)
     begun = time.perf_counter()
     async with app:
         jobs = await analyse_file.submit_many(
@@ -69,7 +69,8 @@ async def run(folder: Path, worker: WorkerProcess, console: Console) -> None:
     print_report(build_report(stats), console)
     console.print(
         f"{len(jobs):,} jobs in {took:.1f} s ({len(jobs) / took:,.0f} a second, submitted in "
-        f"{submitted:.2f} s): {len(stats):,} results, {dead} dead letters"
+        f"{submitted:.2f} s): {len(stats):,} results, {dead} dead letters",
+        soft_wrap=True,
     )
 
 

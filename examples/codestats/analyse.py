@@ -11,6 +11,7 @@ KEPT_FUNCTIONS = 10
 """How many functions of a module are kept, the most complex ones."""
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _BRANCHES = (
     ast.If,
     ast.IfExp,
@@ -66,7 +67,7 @@ def analyse(source: bytes, module: str, *, is_package: bool = False) -> ModuleSt
     Raises:
         SyntaxError, ValueError: it is not Python of this version.
     """
-    tree = ast.parse(source)
+    tree = ast.parse(source, filename=module)  # named in a SyntaxError's text
     functions = sorted(
         functions_of(tree), key=lambda function: (-function.complexity, function.line)
     )
@@ -74,7 +75,7 @@ def analyse(source: bytes, module: str, *, is_package: bool = False) -> ModuleSt
         module=module,
         lines=len(source.splitlines()),
         functions=len(functions),
-        classes=sum(isinstance(node, ast.ClassDef) for node in ast.walk(tree)),
+        classes=sum(isinstance(node, ast.ClassDef) for node in _statements(tree)),
         complexity=sum(function.complexity for function in functions),
         most_complex=functions[:KEPT_FUNCTIONS],
         imports=sorted(imports_of(tree, module, is_package=is_package)),
@@ -95,8 +96,18 @@ def functions_of(node: ast.AST, prefix: str = "") -> Iterator[FunctionStats]:
             yield from functions_of(child, f"{name}.")
         elif isinstance(child, ast.ClassDef):
             yield from functions_of(child, f"{prefix}{child.name}.")
-        else:
+        elif not isinstance(child, ast.expr):  # no statement hides in an expression
             yield from functions_of(child, prefix)
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes that are no expressions, which most nodes are."""
+    stack = [tree]
+    while stack:
+        for child in ast.iter_child_nodes(stack.pop()):
+            if not isinstance(child, ast.expr):
+                yield child
+                stack.append(child)
 
 
 def complexity(function: _Function) -> int:
@@ -106,11 +117,12 @@ def complexity(function: _Function) -> int:
 
 
 def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(function):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            continue
-        yield child
-        yield from _own_nodes(child)
+    stack = [function]
+    while stack:
+        for child in ast.iter_child_nodes(stack.pop()):
+            if not isinstance(child, _SCOPES):
+                yield child
+                stack.append(child)
 
 
 def _branches(node: ast.AST) -> int:
@@ -129,7 +141,7 @@ def _branches(node: ast.AST) -> int:
 def imports_of(tree: ast.AST, module: str, *, is_package: bool) -> set[str]:
     """Absolute names of all that is imported, relative imports resolved."""
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -43,7 +43,7 @@ def build_report(stats: Iterable[ModuleStats], *, top: int = 10) -> Report:
         functions=sum(module.functions for module in modules),
         classes=sum(module.classes for module in modules),
         largest=sorted(modules, key=lambda m: (-m.lines, m.module))[:top],
-        most_complex=sorted(functions, key=lambda pair: (-pair[1].complexity, pair))[:top],
+        most_complex=sorted(functions, key=lambda f: (-f[1].complexity, f[0], f[1].line))[:top],
         package_imports=[
             (importer, imported, count)
             for (importer, imported), count in sorted(edges.items(), key=lambda e: (-e[1], e[0]))

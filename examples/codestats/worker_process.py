@@ -17,7 +17,8 @@ class WorkerProcess:
 
     def __init__(self, app: str, broker_url: str, *, processes: int, log: Path) -> None:
         command = [bananas_command(), "worker", app, "--processes", str(processes)]
-        command += ["--concurrency", "4"]
+        # Counting keeps a core busy, so more threads in a process would only wait for each other.
+        command += ["--concurrency", "1"]
         # Old code has escapes that newer Pythons warn of on every parse.
         quiet = "ignore::SyntaxWarning,ignore::DeprecationWarning"
         env = {**os.environ, "BANANAS_BROKER_URL": broker_url, "PYTHONWARNINGS": quiet}

@@ -122,3 +122,10 @@ def test_the_report_adds_up_and_knows_packages_of_the_tree_only() -> None:
     assert [m.module for m in report.largest] == ["a.one", "a.two", "b.x"]
     assert [(module, f.name) for module, f in report.most_complex] == [("a.one", "f"), ("b.x", "g")]
     assert len(build_report(stats, top=1).largest) == 1
+
+
+def test_equally_complex_functions_are_in_order_of_module_and_line() -> None:
+    stats = [analyse(b"def z(): pass\ndef y(): pass\n", name) for name in ("b", "a")]
+    report = build_report(stats)
+    named = [(module, f.name) for module, f in report.most_complex]
+    assert named == [("a", "z"), ("a", "y"), ("b", "z"), ("b", "y")]

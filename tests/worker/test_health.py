@@ -6,18 +6,28 @@ import asyncio
 import json
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from msgspec.structs import replace
 
 from bananas import Bananas
+from bananas_core import health
+from bananas_core.children import Child
 from bananas_core.clock import SystemClock
 from bananas_core.health import HealthReport, WorkerHealth, check_health
 from bananas_core.health_server import HealthServer
 from bananas_core.job import Query, Write
+from bananas_core.pair import Pair
+from bananas_core.pipe import Hello
 from bananas_core.probe import PROBE, Probe, register_probe
+from bananas_core.renew import Renewer
 from bananas_core.upkeep import Pairs
+from bananas_core.worker import Worker
 from tests.worker.conftest import eventually, working
 from tests.worker.group import Group, environment
 
@@ -93,6 +103,98 @@ async def test_a_paused_routing_key_is_not_probed(app: Bananas) -> None:
 async def test_children_that_are_not_there_are_a_reason() -> None:
     report = await WorkerHealth(lambda: [None], Pairs(), SystemClock()).report()
     assert report.reasons == ("process 0 is not ready",)
+
+
+class OnePair(Pairs):
+    """The app's own connection."""
+
+    def __init__(self, app: Bananas) -> None:
+        super().__init__()
+        self._app = app
+
+    async def get(self, hello: Hello) -> Pair:
+        pair = self._app.pair
+        assert pair is not None
+        return pair
+
+
+def child_of(worker: Worker, **changes: object) -> Child:
+    """What a supervisor knows of a good child with free slots."""
+    now = time.monotonic()
+    hello = Hello(
+        session=worker.session,
+        broker_url="memory://",
+        result_backend_url=None,
+        namespace="n",
+        processes=1,
+        grace=1.0,
+        probe_key="default",
+    )
+    known = {
+        "slot": 0,
+        "hello": hello,
+        "renewer": Renewer(worker.session, SystemClock()),
+        "ready_at": now,
+        "beat_at": now,
+        "proved_at": now - 100,
+    }
+    return cast(Child, SimpleNamespace(**{**known, **changes}))
+
+
+async def report_of(app: Bananas, child: Child) -> HealthReport:
+    return await WorkerHealth(lambda: [child], OnePair(app), SystemClock()).report()
+
+
+async def test_an_idle_child_is_proven_by_a_probe(app: Bananas) -> None:
+    register_probe(app)
+    await app.open()
+    async with working(app) as worker:
+        report = await report_of(app, child_of(worker))
+        assert report.ok, report.reasons
+        assert set(report.probes) == {"0"}
+        recent = child_of(worker, proved_at=time.monotonic())
+        assert (await report_of(app, recent)).probes == {}, "a job that just ended is proof enough"
+
+
+async def test_a_child_that_runs_no_probe_is_not_healthy(
+    app: Bananas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PROBE_WITHIN", 0.1)
+    register_probe(app)
+    await app.open()
+    async with working(app) as worker:
+        worker._fetching.cancel()
+        report = await report_of(app, child_of(worker))
+        assert report.reasons == ("process 0 ran no job, not even a probe",)
+        busy = Renewer(replace(worker.session, free=0), SystemClock())
+        report = await report_of(app, child_of(worker, renewer=busy))
+        assert report.ok, "one with all slots in use can't run a probe"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"ready_at": None}, "process 0 is not ready"),
+        ({"beat_at": 0.0}, "the event loop of process 0 is blocked"),
+    ],
+)
+async def test_what_keeps_a_child_from_working_is_said(
+    app: Bananas, changes: dict[str, object], reason: str
+) -> None:
+    await app.open()
+    async with working(app) as worker:
+        report = await report_of(app, child_of(worker, **changes))
+    assert reason in report.reasons[0]
+
+
+async def test_renewals_that_are_not_confirmed_are_a_reason(app: Bananas) -> None:
+    await app.open()
+    async with working(app) as worker:
+        child = child_of(worker)
+        assert child.renewer is not None
+        child.renewer.confirmed = 0.0
+        report = await report_of(app, child)
+    assert "claims of process 0 were not renewed" in report.reasons[0]
 
 
 # -- the port --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -114,6 +115,18 @@ async def test_a_lost_process_is_a_death(isolation: ProcessIsolation) -> None:
     outcome = await run(isolation, "die", fresh=True)
     assert (outcome.kind, outcome.fence) == (OutcomeKind.DIED, 1)
     assert (await run(isolation, "where")).kind is OutcomeKind.COMPLETED
+
+
+async def test_a_runner_that_died_while_idle_costs_no_job_a_death(
+    isolation: ProcessIsolation,
+) -> None:
+    before = await run(isolation, "where")
+    pid = int((before.result or b"").decode()[1:].split(",")[0])
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: _gone(pid))
+    after = await run(isolation, "where")
+    assert after.kind is OutcomeKind.COMPLETED
+    assert after.result != before.result
 
 
 async def test_cancelling_kills_the_process_and_what_it_started(

@@ -205,10 +205,10 @@ async def test_a_child_is_replaced_after_max_jobs(start: Start, client: Bananas)
 
 
 async def test_a_killer_among_good_jobs_is_quarantined_alone(start: Start, client: Bananas) -> None:
-    group = start(concurrency=100)
-    good = await submit(client, "sleepy", *[{"seconds": 0.3}] * 5)
+    group = start(concurrency=4)
+    good = await submit(client, "sleepy", *[{"seconds": 0.05}] * 5)
     (killer,) = await submit(client, "die", {})
-    good += await submit(client, "sleepy", *[{"seconds": 0.3}] * 94)
+    good += await submit(client, "sleepy", *[{"seconds": 0.05}] * 94)
     jobs = await final(client, [killer, *good], within=30)
     assert (jobs[0].state, jobs[0].deaths) == (JobState.QUARANTINED, 3)
     assert {job.state for job in jobs[1:]} == {JobState.COMPLETED}

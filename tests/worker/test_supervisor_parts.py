@@ -20,6 +20,7 @@ from bananas_core.link import frame
 from bananas_core.pipe import (
     Bye,
     EndSession,
+    Failed,
     FromChild,
     Hello,
     Work,
@@ -167,6 +168,25 @@ async def test_a_child_that_ends_in_good_order_has_no_deaths(made: Made) -> None
     made.end()
     assert child.gone()
     assert child.deaths() == ()
+
+
+async def test_a_child_that_fails_by_itself_blames_no_job(made: Made) -> None:
+    child = await told(made, WORK, Failed(error="the ledger refused"))
+    made.end()
+    assert child.gone()
+    assert child.deaths() == ()
+
+
+async def test_a_child_may_not_linger_after_its_last_word(made: Made) -> None:
+    child = await told(made, WORK)
+    assert not child.lingers(time.monotonic() + 1000)
+    made.say(Bye(reason="recycle"))
+
+    async def lingers() -> bool:
+        return child.lingers(time.monotonic() + 1000)
+
+    await eventually(lingers)
+    assert not child.lingers(time.monotonic())
 
 
 async def test_renewals_go_on_after_an_outage_and_bring_notices(made: Made) -> None:

@@ -26,6 +26,7 @@ from bananas_core.testing.conformance.harness import Capabilities, Harness, Limi
 from bananas_core.testing.conformance.limits import LedgerLimits, TransportLimits
 from bananas_core.testing.conformance.marks import level, promise, promises_of, requires, takes
 from bananas_core.testing.conformance.order import Ordering
+from bananas_core.testing.conformance.plugin import PluginConformance
 from bananas_core.testing.conformance.prune import Pruning
 from bananas_core.testing.conformance.queries import Listing, Tallying
 from bananas_core.testing.conformance.results import Recording
@@ -81,6 +82,7 @@ __all__ = [
     "Capabilities",
     "Harness",
     "Limits",
+    "PluginConformance",
     "ResultBackendConformance",
     "TransportConformance",
     "eventually",
