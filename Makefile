@@ -18,7 +18,7 @@ demo: venv ## Run the demo: a queue, a worker and some real jobs
 	$(BIN)/python -m examples.codestats
 
 test: venv ## Run the tests that need no server
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2
 
 check: venv ## Lint, formatting, types, import rules, wording, packages
 	$(BIN)/ruff check .

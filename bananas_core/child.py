@@ -65,7 +65,14 @@ def main(arguments: Sequence[str]) -> int:
             return runner.run(child.run(sock))
     except BananasError as error:
         unavailable = isinstance(error, (TransportUnavailable, ResultBackendUnavailable))
-        _tell_failure(sock, Failed(error=str(error), unavailable=unavailable))
+        _tell_failure(
+            sock,
+            Failed(
+                error=str(error),
+                unavailable=unavailable,
+                usage=isinstance(error, ConfigurationError),
+            ),
+        )
         return 1
 
 
@@ -74,7 +81,7 @@ class ChildProcess:
 
     def __init__(self, reference: str, slot: int, flags: dict[str, Any]) -> None:
         """Raises ConfigurationError: the app can't be imported, or a setting is wrong."""
-        from bananas_core.cli.target import load_app
+        from bananas_core.target import load_app
 
         self._reference = reference
         self._slot = slot

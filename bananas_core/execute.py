@@ -91,7 +91,7 @@ async def run_body(
                     value = await _call(task, arguments, call)
             else:
                 value = await _call(task, arguments, call)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return failure(task, claim, error, clock.monotonic() - started, rng)
     ran = clock.monotonic() - started
     result = None
@@ -106,7 +106,7 @@ async def run_body(
 
 
 def failure(
-    task: Task[..., Any], claim: Claim, error: Exception, ran: float, rng: random.Random
+    task: Task[..., Any], claim: Claim, error: BaseException, ran: float, rng: random.Random
 ) -> Outcome:
     """What follows from an exception, by the task's policy and the message's own backoff."""
     backoff: Backoff | None = decode_stored(claim.message).retry

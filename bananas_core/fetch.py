@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from bananas_core.clock import Clock
 from bananas_core.errors import (
     BananasError,
     InvalidMessage,
@@ -67,7 +68,8 @@ class Fetcher:
         queues: Sequence[str],
         *,
         capacity: Callable[[], int],
-        intake: Callable[[Sequence[Claim]], None],
+        intake: Callable[[Sequence[Claim], float], None],
+        clock: Clock,
         limits: Limits,
     ) -> None:
         self._pair = pair
@@ -75,6 +77,8 @@ class Fetcher:
         self._queues = tuple(queues)
         self._capacity = capacity
         self._intake = intake
+        self._clock = clock
+        self._asked_at = 0.0
         self._limits = limits
         self._paused: frozenset[str] = frozenset()
         self._room = asyncio.Event()
@@ -128,6 +132,7 @@ class Fetcher:
             return  # capacity may also change by time: a renewal was confirmed again
 
     async def _fetch_claimed(self, queues: Sequence[str], limit: int) -> None:
+        self._asked_at = self._clock.monotonic()
         received = await self._pair.transport.receive_claimed(
             self._session, queues, limit, RECEIVE_FOR
         )
@@ -162,6 +167,7 @@ class Fetcher:
             await self._quarantine(bad)
         if not hints:
             return
+        self._asked_at = self._clock.monotonic()
         verdicts = await self._pair.backend.claim(self._session, hints)
         self._take(verdicts)
         unrecorded = [
@@ -179,7 +185,7 @@ class Fetcher:
     def _take(self, verdicts: Sequence[Verdict | None]) -> None:
         claims = [v.claim for v in verdicts if v is not None and v.claim is not None]
         if claims:
-            self._intake(claims)
+            self._intake(claims, self._asked_at)
 
     async def _quarantine(self, bad: Sequence[tuple[Delivery, InvalidMessage]]) -> None:
         """Record the raw bytes, then set the message aside; in this order nothing is lost."""

@@ -73,10 +73,12 @@ class Bye(_Message, frozen=True, kw_only=True):
 
 
 class Failed(_Message, frozen=True, kw_only=True):
-    """Child: I can't work. ``unavailable``: broker or ledger can't be reached."""
+    """Child: I can't work. ``unavailable``: broker or ledger can't be reached; ``usage``: the
+    app or its settings are wrong."""
 
     error: str
     unavailable: bool = False
+    usage: bool = False
 
 
 class Confirmed(_Message, frozen=True, kw_only=True):
@@ -160,6 +162,9 @@ class PipeKeeper:
         self._link.send(to_bytes(EndSession()))
         if self._link.open:
             await self._ended.wait()
+
+    def abandon(self) -> None:
+        """Nothing to do: the parent sees to a child that is gone."""
 
     def tell(self, message: ReadyNow | Bye) -> None:
         """Another message of this child, after the work told so far."""

@@ -15,7 +15,6 @@ from bananas_core.job import AttemptInfo, ErrorInfo, Job, JobState, Progress
 from bananas_core.message import decode_stored
 from bananas_core.results import ResultBackend
 
-
 UNREADABLE: Final = (InvalidPayload, msgspec.DecodeError, RecursionError, ValueError)
 """What decoding bytes raises that nobody checked: quarantined ones, or a foreign codec's."""
 

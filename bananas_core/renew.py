@@ -53,6 +53,11 @@ class Keeper(Protocol):
         """End the session: what it still holds in the ledger is handed back at once."""
         ...
 
+    def abandon(self) -> None:
+        """The worker is gone without a graceful end: renew no more, so that its claims lapse.
+        Safe to repeat, also after ``stop``."""
+        ...
+
     def hold(self, claims: Sequence[Claim]) -> None:
         """These were claimed (and may not have started)."""
         ...
@@ -166,6 +171,11 @@ class LoopKeeper:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
             await self._live.end(self._backend, died=False)
+
+    def abandon(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
 
     async def _run(self) -> None:
         while True:

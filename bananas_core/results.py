@@ -131,7 +131,8 @@ class ResultBackend(Protocol):
 
     async def wait(self, ids: Sequence[str], timeout: float) -> list[Job]:
         """L29. Those of ``ids`` that are final, as soon as one is; empty after ``timeout`` s or
-        on close. A record that doesn't exist is never returned. Leaves nothing behind when cancelled.
+        on close. A record that doesn't exist is never returned. Leaves nothing behind when
+        cancelled.
         """
         ...
 
@@ -168,12 +169,14 @@ class ResultBackend(Protocol):
         ...
 
     async def docs(self, prefix: str, *, after: str = "", limit: int = 100) -> list[Doc]:
-        """L40. Documents whose key starts with ``prefix`` and is greater than ``after``, in key order."""
+        """L40. Documents whose key starts with ``prefix`` and is greater than ``after``, in key
+        order."""
         ...
 
     async def events(self, after: str, *, limit: int = 1000) -> EventPage:
         """L41. Events after a cursor, each at least once and in order per job; ``""`` is the
-        oldest kept, ``"$"`` means from now on. CursorExpired if the cursor is older than what is kept.
+        oldest kept, ``"$"`` means from now on. CursorExpired if the cursor is older than what
+        is kept.
         """
         ...
 

@@ -69,8 +69,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _load(reference: str) -> tuple[Bananas | None, str]:
     from bananas_core.child import set_up_logging
-    from bananas_core.cli.target import load_app
     from bananas_core.probe import register_probe
+    from bananas_core.target import load_app
 
     try:
         app = load_app(reference)

@@ -156,7 +156,9 @@ def finish(
     closed = _closed(job, kind, now, started, outcome.error)
     closed = replace(closed, gen=job.gen + 1, worker=None)
     if kind is OutcomeKind.RETRY:
-        closed = replace(closed, failures=job.failures + 1, error=outcome.error, held=None, head=False)
+        closed = replace(
+            closed, failures=job.failures + 1, error=outcome.error, held=None, head=False
+        )
         return True, _ready(closed, now, _later(now, outcome.delay), guard=guard)
     if kind is OutcomeKind.SNOOZE:
         count = job.held.count + 1 if job.held else 1

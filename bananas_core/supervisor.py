@@ -195,8 +195,12 @@ class Supervisor:
     def _give_up(self, child: Child) -> None:
         """No child was ever ready: say why and end."""
         text = child.failed.error if child.failed else f"the worker process {child.describe_end()}"
-        print(f"error: {text}", file=sys.stderr, flush=True)
-        self._exit = 3 if child.failed is not None and child.failed.unavailable else 1
+        print(f"bananas: {text}", file=sys.stderr, flush=True)
+        self._exit = 1
+        if child.failed is not None and child.failed.unavailable:
+            self._exit = 3
+        elif child.failed is not None and child.failed.usage:
+            self._exit = 2
         self._stop(self._clock.monotonic(), at_once=True)
 
     def _fill_slots(self, now: float) -> None:

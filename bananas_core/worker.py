@@ -26,6 +26,7 @@ from bananas_core.renew import SAFE_AGE, ClaimKey, Keeper
 from bananas_core.report import Reporter
 from bananas_core.running import Executor, Isolation
 from bananas_core.settle import Sender, Settler
+from bananas_core.state import ORPHAN_AGE
 from bananas_core.threads import ThreadPool
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ SWEEP: Final = 0.05
 """Seconds between two looks at all running jobs."""
 CHECK_EVERY: Final = 20
 """Sweeps between two looks at the process itself."""
+LATE: Final = ORPHAN_AGE - 1.0
+"""Seconds after which the answer to a receive may not be acted upon."""
 STOP_MARGIN: Final = 1.5
 """Seconds after the grace time for cancelled bodies to end and for the last outcomes."""
 
@@ -144,6 +147,7 @@ class Worker:
             await self._wait_for_stop()
             await self._end()
         finally:
+            self._keeper.abandon()
             await self._cancel_duties()
             self._threads.close()
         if self._abort.is_set():
@@ -175,6 +179,7 @@ class Worker:
             options.routing_keys,
             capacity=self._capacity,
             intake=self._intake,
+            clock=self.clock,
             limits=DEFAULT_LIMITS,
         )
         self._due = DueLoop(
@@ -265,7 +270,13 @@ class Worker:
     def _safe(self) -> bool:
         return self.clock.monotonic() - self._keeper.confirmed() < SAFE_AGE
 
-    def _intake(self, claims: Sequence[Claim]) -> None:
+    def _intake(self, claims: Sequence[Claim], asked_at: float) -> None:
+        """Take claims that were asked for at ``asked_at``. If the answer lay around, because the
+        loop was blocked, they may count as orphans by now and run elsewhere: hand them back."""
+        if self.clock.monotonic() - asked_at > LATE:
+            for claim in claims:
+                self._hand_back(claim)
+            return
         self._keeper.hold(claims)
         self._backlog.push(claims, self.clock.monotonic())
         self._fill()

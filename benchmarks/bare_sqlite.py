@@ -39,9 +39,11 @@ def submit(connection: sqlite3.Connection, jobs: int) -> None:
         now = time.time()
         numbers = range(begin + 1, min(begin + BATCH, jobs) + 1)
         lines = [
-            (n, 1, f"{n:032x}", "benchmarks.noop", "default", now, 3, None, False, 0.0)
-            + (2, 50, False, 101, n, 1, 0, 0, 0, None, now, now)
-            + (None, None, None, None, None, None, 0.0, None, None)
+            (
+                *(n, 1, f"{n:032x}", "benchmarks.noop", "default", now, 3, None, False, 0.0),
+                *(2, 50, False, 101, n, 1, 0, 0, 0, None, now, now),
+                *(None, None, None, None, None, None, 0.0, None, None),
+            )
             for n in numbers
         ]
         connection.execute("BEGIN IMMEDIATE")

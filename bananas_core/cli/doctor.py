@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
-from bananas_core.cli.options import BrokerUrl, Json, ResultBackendUrl, arguments
+from bananas_core.cli.options import BrokerUrl, Json, ResultBackendUrl, arguments, find_target
 from bananas_core.cli.output import Output
 from bananas_core.cli.run import run
-from bananas_core.cli.target import Target, find_target, get_app
 from bananas_core.pair import installed
+from bananas_core.target import Target, get_app
 from bananas_core.urls import redact
 
 if TYPE_CHECKING:

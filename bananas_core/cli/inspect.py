@@ -6,12 +6,12 @@ from typing import Annotated
 
 import msgspec
 
-from bananas_core.cli.options import BrokerUrl, Json, ResultBackendUrl, arguments
+from bananas_core.cli.options import BrokerUrl, Json, ResultBackendUrl, arguments, find_target
 from bananas_core.cli.output import Output, seconds_text
 from bananas_core.cli.run import ExitCode, complain, leave, run
-from bananas_core.cli.target import Target, find_target, get_app
 from bananas_core.clock import to_datetime
 from bananas_core.job import SessionRecord
+from bananas_core.target import Target, get_app
 
 
 def workers(

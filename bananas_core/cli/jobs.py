@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import typer
 
-from bananas_core.cli.options import BrokerUrl, Json, ResultBackendUrl, arguments, parse_since
+from bananas_core.cli.options import (
+    BrokerUrl,
+    Json,
+    ResultBackendUrl,
+    arguments,
+    find_target,
+    parse_since,
+)
 from bananas_core.cli.output import Output, escaped
 from bananas_core.cli.run import ExitCode, complain, exit_code, leave, run
-from bananas_core.cli.target import Target, find_target, get_app
 from bananas_core.cli.views import COLUMNS, job_row, json_text, show_job, with_raw
 from bananas_core.errors import (
     InvalidPayload,
@@ -24,6 +30,7 @@ from bananas_core.errors import (
 from bananas_core.job import Job, JobState, Query, Signal, SignalKind
 from bananas_core.record import brief_record
 from bananas_core.report import LogLine, log_prefix
+from bananas_core.target import Target, get_app
 
 if TYPE_CHECKING:
     from bananas_core.app import Bananas

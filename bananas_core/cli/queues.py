@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import typer
 
-from bananas_core.cli.options import BrokerUrl, Json, ResultBackendUrl, arguments
+from bananas_core.cli.options import BrokerUrl, Json, ResultBackendUrl, arguments, find_target
 from bananas_core.cli.output import Output, cell
 from bananas_core.cli.run import run
-from bananas_core.cli.target import Target, find_target, get_app
 from bananas_core.clock import to_datetime
 from bananas_core.due import PAUSE_PREFIX
 from bananas_core.job import JobState, Query, Signal, SignalKind, Write
 from bananas_core.message import check_name
+from bananas_core.target import Target, get_app
 
 if TYPE_CHECKING:
     from bananas_core.app import Bananas

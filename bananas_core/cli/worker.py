@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bananas_core.cli.options import arguments
-from bananas_core.cli.target import default_app, is_reference
+from bananas_core.target import default_app, is_reference
 
 
 class Pool(StrEnum):

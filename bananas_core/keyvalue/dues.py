@@ -16,6 +16,10 @@ from bananas_core.keyvalue.sessions import Sessions
 from bananas_core.keyvalue.store import Change, Entry
 
 PAGE: Final = 200
+AGAIN: Final = 5.0
+"""Seconds between looks for a record that is not there yet."""
+GIVE_UP: Final = 600.0
+"""Seconds after which it is taken for granted that it will never be there."""
 
 
 class LastDue(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,14 +104,14 @@ class Dues:
     async def _look(self, limit: int, now: float) -> tuple[dict[str, Job], bool]:
         """Look at records whose time has come; forget index keys that nobody needs."""
         sends: dict[str, Job] = {}
-        seen = 0
-        while seen < limit:
-            entries = await self._store.scan(keys.DUE, "", min(PAGE, limit - seen))
+        seen, after = 0, ""
+        while True:
+            entries = await self._store.scan(keys.DUE, after, PAGE)
             due = [entry for entry in entries if keys.due_parts(entry.key)[0] <= now]
-            if not due:
-                return sends, False
-            seen += len(due)
-            ids = [keys.due_parts(entry.key)[1] for entry in due]
+            taken = due[: limit - seen]
+            if not taken:
+                return sends, bool(due)
+            ids = [keys.due_parts(entry.key)[1] for entry in taken]
             send: dict[str, bool] = {}
 
             def look(id: str, job: Job | None, send: dict[str, bool] = send) -> Job | None:
@@ -117,25 +121,47 @@ class Dues:
                 return new
 
             changed = await self._records.change(ids, look, now)
-            for id, item in changed.items():
-                if send.get(id) and item.new is not None:
-                    sends[id] = item.new
-            await self._forget(due, {id: item.new for id, item in changed.items()})
-            if len(due) < len(entries):
-                return sends, False
-        return sends, True
+            moved = {id: item.new for id, item in changed.items() if item.new is not item.old}
+            sends.update({id: job for id, job in moved.items() if send.get(id) and job})
+            seen += len(moved)
+            await self._forget(taken, set(moved), now)
+            if len(due) < len(entries) or len(entries) < PAGE:
+                return sends, len(taken) < len(due)
+            after = taken[-1].key
 
-    async def _forget(self, entries: Sequence[Entry], jobs: Mapping[str, Job | None]) -> None:
-        """Delete index keys that have been seen to. A record's next time has a key already."""
-        stale = []
-        for entry in entries:
-            _, id = keys.due_parts(entry.key)
-            job = jobs.get(id)
-            needed = job is not None and job.due_at is not None and keys.due(job.due_at, id)
-            if needed != entry.key:
-                stale.append(Change(key=entry.key, value=None, version=entry.version))
-        if stale:
-            await self._store.write(stale)
+    async def _forget(self, entries: Sequence[Entry], moved: set[str], now: float) -> None:
+        """Delete index keys that nobody needs, nor can come to need: whoever wrote one may still
+        be on the way to its record, so that gets a new version first, unless we just gave it one.
+        """
+        ids = [keys.due_parts(entry.key)[1] for entry in entries]
+        records = await self._records.read(list(dict.fromkeys(ids)))
+        found = {one.job.id: one for one in records if one is not None}
+        stale, touched = [], {}
+        for entry, id in zip(entries, ids, strict=True):
+            if id not in found:
+                await self._postpone(entry, now)
+            elif keys.due_of(found[id].job) != entry.key:
+                stale.append((entry, id))
+                if id not in moved:
+                    touched[id] = found[id]
+        kept = await self._records.touch(list(touched.values()))
+        gone = [
+            Change(key=entry.key, value=None, version=entry.version)
+            for entry, id in stale
+            if id not in kept
+        ]
+        if gone:
+            await self._store.write(gone)
+
+    async def _postpone(self, entry: Entry, now: float) -> None:
+        """There is no record, so a ``put`` crashed, or has come only so far: look again later.
+        The value of the new key says since when."""
+        at, id, gen = keys.due_parts(entry.key)
+        since = float(entry.value or at)
+        if now - since < GIVE_UP:
+            key = keys.due(now + AGAIN, id, gen)
+            await self._store.write([Change(key=key, value=repr(since).encode())])
+        await self._store.write([Change(key=entry.key, value=None, version=entry.version)])
 
     async def _lost(
         self, queue: str, instant: float, limit: int, now: float, sent: Mapping[str, Job]
@@ -189,43 +215,31 @@ class Dues:
         old = [entry for at, entry in found[:over] if at <= now - 600.0]
         return await self._drop(
             old,
-            lambda job: (
-                job.state in FINAL
-                and job.keep_until <= now
-                and (job.finished_at or now) <= now - 600.0
-            ),
+            lambda job: job.keep_until <= now and (job.finished_at or now) <= now - 600.0,
         )
 
     async def _drop(self, entries: Sequence[Entry], may_go: Callable[[Job], bool]) -> int:
-        """Documents first, then the record, then its index key: a crash leaves it to be found."""
+        """The record first, then its documents, then its index key, by which a later call finds
+        what a crash left. So the documents of a record that is live again are never touched."""
         gone = 0
-        for entry in entries:
-            _, id = keys.final_parts(entry.key)
-            (stored,) = await self._store.get([keys.job(id)])
-            (job,) = await self._records.get([id])
-            if job is not None and stored is not None:
-                if not may_go(job):
-                    if job.state not in FINAL or _final_key(job) != entry.key:
-                        await self._store.write([Change(key=entry.key, value=None)])
+        ids = [keys.final_parts(entry.key)[1] for entry in entries]
+        for entry, id, found in zip(entries, ids, await self._records.read(ids), strict=True):
+            if found is not None and keys.final_of(found.job) == entry.key:
+                if not may_go(found.job):
                     continue
-                await self._drop_docs(id)
-                change = Change(key=keys.job(id), value=None, version=stored.version)
+                change = Change(key=keys.job(id), value=None, version=found.entry.version)
                 if (await self._store.write([change]))[0] is None:
                     continue
                 gone += 1
-            await self._store.write([Change(key=entry.key, value=None)])
+            if found is None or keys.final_of(found.job) == entry.key:
+                await self._drop_docs(id)
+            await self._store.write([Change(key=entry.key, value=None, version=entry.version)])
         return gone
 
     async def _drop_docs(self, id: str) -> None:
         prefix = keys.doc(f"job/{id}/")
         while entries := await self._store.scan(prefix, "", PAGE):
             await self._store.write([Change(key=entry.key, value=None) for entry in entries])
-
-
-def _final_key(job: Job) -> str | None:
-    if job.state not in FINAL or job.finished_at is None:
-        return None
-    return keys.final(job.state, job.finished_at, job.id)
 
 
 def _is_lost(job: Job, queue: str, instant: float) -> bool:

@@ -1,13 +1,19 @@
 """The event feed: numbered pages, written as an intent before the records change.
 
 A page that was never confirmed belongs to a call that crashed or is still under way. While it is
-young, readers wait before it; later they ask the records whether its events happened. So an event
-is told at least once, and in order for each job, without anything written twice on the way.
+young, readers wait before it. Later a reader closes it: what the records show to have happened
+stays; records that don't show it are touched, so that the change can't come after all without a
+page of its own. A number without a page is closed with an empty one. So a page that one reader
+has passed never changes, and an event is told at least once, and in order for each job.
+
+One gap is left: a ``put`` that is held up for longer than PATIENCE and then dies between its
+record and its page tells nothing of the new job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import takewhile
 from typing import Final
 
 import msgspec
@@ -17,13 +23,14 @@ from bananas_core.job import Event, Job
 from bananas_core.job import EventPage as Page
 from bananas_core.keyvalue import keys
 from bananas_core.keyvalue.records import EventPage, Records
-from bananas_core.keyvalue.store import Change
+from bananas_core.keyvalue.store import Change, Entry
 
 PATIENCE: Final = 5.0
 """Seconds after which an unconfirmed page, or a missing number, is not waited for any more."""
 PAGES: Final = 50
 
 _page = msgspec.msgpack.Decoder(EventPage).decode
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Feed:
@@ -49,16 +56,20 @@ class Feed:
                 break
             for entry in entries:
                 page = _page(entry.value)
-                if _number(entry.key) != number and now - page.at < PATIENCE:
-                    return Page(events=tuple(found), cursor=f"{number}.{offset}")
-                if not page.confirmed and now - page.at < PATIENCE:
+                open_ = not page.confirmed or _number(entry.key) != number
+                if open_ and now - page.at < PATIENCE:
                     return Page(events=tuple(found), cursor=f"{number}.{offset}")
                 if _number(entry.key) != number:
-                    number, offset = _number(entry.key), 0
-                events = page.events if page.confirmed else await self._happened(page.events)
-                taken = events[offset : offset + limit - len(found)]
+                    await self._fill(range(number, _number(entry.key)), page.at)
+                    break  # and look again: a page may have come just before
+                if not page.confirmed:
+                    closed = await self._close(entry, page)
+                    if closed is None:
+                        break
+                    page = closed
+                taken = page.events[offset : offset + limit - len(found)]
                 found += taken
-                if offset + len(taken) < len(events):
+                if offset + len(taken) < len(page.events):
                     return Page(events=tuple(found), cursor=f"{number}.{offset + len(taken)}")
                 number, offset = number + 1, 0
         return Page(events=tuple(found), cursor=f"{number}.{offset}")
@@ -67,7 +78,7 @@ class Feed:
         """Forget pages older than ``before``."""
         while True:
             entries = await self._store.scan(keys.EVENTS, "", PAGES)
-            old = [entry for entry in entries if _page(entry.value).at < before]
+            old = list(takewhile(lambda entry: _page(entry.value).at < before, entries))
             if not old:
                 return
             last = _number(old[-1].key)
@@ -82,17 +93,30 @@ class Feed:
 
     async def _end(self) -> int:
         """The number behind the last page. The counter itself would skip pages on their way."""
-        number = await self._store.number(keys.EVENT_NUMBER)
         now = await self._store.now()
-        page = EventPage(at=now, confirmed=True, events=())
-        value = msgspec.msgpack.encode(page)
-        await self._store.write([Change(key=keys.events(number), value=value)])
-        return number + 1
+        page = await self._records.publish(EventPage(at=now, confirmed=True, events=()))
+        return _number(page.key) + 1
 
-    async def _happened(self, events: Sequence[Event]) -> tuple[Event, ...]:
-        """Those events of an unconfirmed page whose records show that they came about."""
-        jobs = await self._records.get([event.id for event in events])
-        return tuple(e for e, job in zip(events, jobs, strict=True) if _shows(job, e))
+    async def _fill(self, numbers: Iterable[int], at: float) -> None:
+        """Pages that never came; from now on they can't."""
+        value = _encode(EventPage(at=at, confirmed=True, events=()))
+        changes = [Change(key=keys.events(n), value=value, version=0) for n in numbers]
+        await self._store.write(changes)
+
+    async def _close(self, entry: Entry, page: EventPage) -> EventPage | None:
+        """An unconfirmed page with what happened of it; None if it has changed meanwhile."""
+        records = await self._records.read([event.id for event in page.events])
+        happened, denied = [], {}
+        for event, found in zip(page.events, records, strict=True):
+            if _shows(None if found is None else found.job, event):
+                happened.append(event)
+            elif found is not None:
+                denied[event.id] = found
+        if await self._records.touch(list(denied.values())):
+            return None
+        closed = EventPage(at=page.at, confirmed=True, events=tuple(happened))
+        change = Change(key=entry.key, value=_encode(closed), version=entry.version)
+        return closed if (await self._store.write([change]))[0] is not None else None
 
 
 def _shows(job: Job | None, event: Event) -> bool:

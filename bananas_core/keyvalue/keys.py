@@ -1,8 +1,8 @@
 """Names of keys; built here only.
 
     j/{id}                         a job's record
-    d/{time}/{id}                  ``due`` looks at the record at this time
-    f/{state}/{time}/{id}          a final record, by the time of its end
+    d/{time}/{id}/{gen}            ``due`` looks at the record at this time
+    f/{state}/{time}/{id}/{gen}    a final record, by the time of its end
     s/{session}                    a worker session
     c/{session}/{batch}            the ids of one claimed batch
     e/{number}                     a page of events
@@ -10,14 +10,15 @@
     m/…                            schema, counters, the last ``due``
 
 Index keys are written before the record that they point to and deleted after it has moved on, so
-a crash leaves an index key too many, never one too few; whoever meets one cleans it up.
+a crash leaves an index key too many, never one too few; whoever meets one cleans it up. The
+generation makes names unique: a key that one change deletes is never one that another needs.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from bananas_core.job import JobState
+from bananas_core.job import FINAL, Job, JobState
 
 DUE: Final = "d/"
 JOBS: Final = "j/"
@@ -27,7 +28,6 @@ DOCS: Final = "v/"
 SCHEMA: Final = "m/schema"
 LAST_DUE: Final = "m/due"
 EVENT_NUMBER: Final = "m/events"
-CLAIM_NUMBER: Final = "m/claims"
 PRUNED: Final = "m/pruned"
 
 
@@ -40,17 +40,26 @@ def moment(at: float) -> str:
     return f"{at:020.6f}"
 
 
-def due(at: float, id: str) -> str:
-    return f"d/{moment(at)}/{id}"
+def due(at: float, id: str, gen: int) -> str:
+    return f"d/{moment(at)}/{id}/{gen}"
 
 
-def due_parts(key: str) -> tuple[float, str]:
-    _, at, id = key.split("/", 2)
-    return float(at), id
+def due_of(job: Job) -> str | None:
+    """The key by which ``due`` finds the record; None if it need not look at it."""
+    return None if job.due_at is None else due(job.due_at, job.id, job.gen)
 
 
-def final(state: JobState, at: float, id: str) -> str:
-    return f"{finals(state)}{moment(at)}/{id}"
+def due_parts(key: str) -> tuple[float, str, int]:
+    """Time, id and generation."""
+    _, at, id, gen = key.split("/")
+    return float(at), id, int(gen)
+
+
+def final_of(job: Job) -> str | None:
+    """The key by which ``prune`` finds the record; None while it is live."""
+    if job.state not in FINAL or job.finished_at is None:
+        return None
+    return f"{finals(job.state)}{moment(job.finished_at)}/{job.id}/{job.gen}"
 
 
 def finals(state: JobState) -> str:
@@ -58,7 +67,7 @@ def finals(state: JobState) -> str:
 
 
 def final_parts(key: str) -> tuple[float, str]:
-    _, _, at, id = key.split("/", 3)
+    _, _, at, id, _ = key.split("/")
     return float(at), id
 
 
@@ -70,8 +79,8 @@ def batches(session: str) -> str:
     return f"c/{session}/"
 
 
-def batch(session: str, number: int) -> str:
-    return f"c/{session}/{number:016d}"
+def batch(session: str, token: int) -> str:
+    return f"c/{session}/{token:016x}"
 
 
 def events(number: int) -> str:

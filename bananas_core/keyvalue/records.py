@@ -4,22 +4,27 @@ One transition is: index keys first, then an event page that says what is about 
 record itself under its version, then the page is confirmed and old index keys go. A conflict
 starts over from what is there now. A crash leaves index keys too many and an unconfirmed page,
 which readers check against the records (``events.py``).
+
+A writer may also be slow: stopped, or its request late, for any time between two of its steps.
+So nobody may delete a key that a record doesn't need *yet*. Whoever repairs first rewrites the
+record under a new version (``touch``); what was planned on the old one then conflicts, and is
+planned anew with keys of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
 
 from bananas_core import state
 from bananas_core.errors import ResultBackendError, ResultBackendUnavailable
-from bananas_core.job import FINAL, Event, Job, JobState, Ready
+from bananas_core.job import Event, Job, JobState, Ready
 from bananas_core.keyvalue import keys
-from bananas_core.keyvalue.store import Change, KeyValueStore
+from bananas_core.keyvalue.store import Change, Entry, KeyValueStore
 
 TRIES: Final = 100
 """Conflicts on one record before the call gives up."""
@@ -29,6 +34,10 @@ BATCH: Final = 100
 Transition = Callable[[str, Job | None], Job | None]
 """From id and record to the new record. The same object, or None: nothing changes. It may be
 called again, after a conflict."""
+
+Intent = Callable[[list[str]], Awaitable[None]]
+"""Called with the ids that are about to be written, after they were read, before they are written;
+once more after a conflict."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Job).decode
@@ -40,6 +49,13 @@ class EventPage(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     confirmed: bool
     events: tuple[Event, ...]
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A record as it is stored."""
+
+    job: Job
+    entry: Entry
 
 
 class Changed(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,8 +76,33 @@ class Records:
 
     async def get(self, ids: Sequence[str]) -> list[Job | None]:
         """Records in order."""
+        return [None if found is None else found.job for found in await self.read(ids)]
+
+    async def read(self, ids: Sequence[str]) -> list[Found | None]:
+        """Records in order, with what ``touch`` needs."""
         entries = await self.store.get([keys.job(id) for id in ids])
-        return [None if entry is None else _decode(entry.value) for entry in entries]
+        return [None if e is None else Found(job=_decode(e.value), entry=e) for e in entries]
+
+    async def touch(self, found: Sequence[Found]) -> set[str]:
+        """Give unchanged records a new version, so that what was planned on them conflicts.
+        Those that had changed already are left alone; their ids are returned."""
+        if not found:
+            return set()
+        answers = await self.store.write(
+            [
+                Change(key=one.entry.key, value=one.entry.value, version=one.entry.version)
+                for one in found
+            ]
+        )
+        return {one.job.id for one, version in zip(found, answers, strict=True) if version is None}
+
+    def token(self) -> int:
+        """A number that nobody else has, for the name of a key."""
+        return self._rng.getrandbits(64)
+
+    async def pause(self, attempt: int) -> None:
+        """Wait a little before trying again after a conflict."""
+        await asyncio.sleep(self._rng.random() * min(0.05, 0.0005 * 2**attempt))
 
     async def page(self, after: str, limit: int) -> tuple[list[Job], str | None]:
         """Some records in order of id, and where the next ones begin (None: no more)."""
@@ -70,7 +111,11 @@ class Records:
         return jobs, entries[-1].key if len(entries) == limit else None
 
     async def change(
-        self, ids: Sequence[str], transition: Transition, now: float
+        self,
+        ids: Sequence[str],
+        transition: Transition,
+        now: float,
+        intent: Intent | None = None,
     ) -> dict[str, Changed]:
         """Apply a transition to each record.
 
@@ -81,7 +126,7 @@ class Records:
         done: dict[str, Changed] = {}
         unique = list(dict.fromkeys(ids))
         for begin in range(0, len(unique), BATCH):
-            await self._change(unique[begin : begin + BATCH], transition, now, done)
+            await self._change(unique[begin : begin + BATCH], transition, now, done, intent)
         return done
 
     async def _change(
@@ -90,6 +135,7 @@ class Records:
         transition: Transition,
         now: float,
         done: dict[str, Changed],
+        intent: Intent | None,
     ) -> None:
         for attempt in range(TRIES):
             entries = await self.store.get([keys.job(id) for id in ids])
@@ -103,11 +149,13 @@ class Records:
                     planned.append((id, old, new, 0 if entry is None else entry.version))
             if not planned:
                 return
+            if intent is not None:
+                await intent([id for id, _, _, _ in planned])
             conflicts = await self._write(planned, now, done)
             if not conflicts:
                 return
             ids = conflicts
-            await asyncio.sleep(self._rng.random() * min(0.05, 0.0005 * 2**attempt))
+            await self.pause(attempt)
         raise ResultBackendUnavailable(
             f"{len(ids)} records changed under every one of {TRIES} tries; try again"
         )
@@ -124,7 +172,7 @@ class Records:
             Change(key=keys.job(id), value=self._packed(new), version=version)
             for id, _, new, version in planned
         ]
-        index = [key for _, old, new, _ in planned for key in _index(old, new)]
+        index = [key for _, old, new, _ in planned for key in _index(new) if key not in _index(old)]
         if index:
             await store.write([Change(key=key, value=b"") for key in index])
         planned_events = [state.event(old, new) for _, old, new, _ in planned]
@@ -140,26 +188,36 @@ class Records:
             done[id] = Changed(old=old, new=new)
             if event is not None:
                 events.append(event)
-            if old is not None:
-                stale += [key for key in _index(None, old) if key not in _index(None, new)]
+            stale += [key for key in _index(old) if key not in _index(new)]
         if page is not None:
             await self._confirm(page, events, now)
         if stale:
             await store.write([Change(key=key, value=None) for key in dict.fromkeys(stale)])
         return conflicts
 
-    async def _announce(self, events: list[Event], now: float) -> str | None:
+    async def _announce(self, events: list[Event], now: float) -> Entry | None:
         if not events:
             return None
-        key = keys.events(await self.store.number(keys.EVENT_NUMBER))
-        page = EventPage(at=now, confirmed=False, events=tuple(events))
-        await self.store.write([Change(key=key, value=_encode(page))])
-        return key
+        return await self.publish(EventPage(at=now, confirmed=False, events=tuple(events)))
 
-    async def _confirm(self, key: str, events: list[Event], now: float) -> None:
-        """An empty page stays too: readers expect numbers without a gap."""
-        page = EventPage(at=now, confirmed=True, events=tuple(events))
-        await self.store.write([Change(key=key, value=_encode(page))])
+    async def _confirm(self, page: Entry, events: list[Event], now: float) -> None:
+        """An empty page stays too: readers expect numbers without a gap. If a reader took this
+        call for dead and closed its page, what happened after all is told in a new one."""
+        told = EventPage(at=now, confirmed=True, events=tuple(events))
+        change = Change(key=page.key, value=_encode(told), version=page.version)
+        if (await self.store.write([change]))[0] is None and events:
+            await self.publish(told)
+
+    async def publish(self, page: EventPage) -> Entry:
+        """Append a page to the feed. A number that a reader has given up on is not used."""
+        value = _encode(page)
+        for attempt in range(TRIES):
+            key = keys.events(await self.store.number(keys.EVENT_NUMBER))
+            (version,) = await self.store.write([Change(key=key, value=value, version=0)])
+            if version is not None:
+                return Entry(key=key, value=value, version=version)
+            await self.pause(attempt)
+        raise ResultBackendUnavailable(f"no page of events to be had in {TRIES} tries; try again")
 
     def _packed(self, job: Job) -> bytes:
         value = _encode(job)
@@ -185,14 +243,8 @@ class Records:
         return found
 
 
-def _index(old: Job | None, new: Job) -> list[str]:
-    """Index keys that ``new`` needs and ``old`` did not have."""
-    found = []
-    at = new.due_at
-    if at is not None and (old is None or old.due_at != at):
-        found.append(keys.due(at, new.id))
-    if new.state in FINAL and new.finished_at is not None:
-        key = keys.final(new.state, new.finished_at, new.id)
-        if old is None or old.state is not new.state or old.finished_at != new.finished_at:
-            found.append(key)
-    return found
+def _index(job: Job | None) -> list[str]:
+    """Index keys that a record needs."""
+    if job is None:
+        return []
+    return [key for key in (keys.due_of(job), keys.final_of(job)) if key is not None]

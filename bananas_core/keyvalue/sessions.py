@@ -1,12 +1,20 @@
-"""Worker sessions, and the claims under them: renewed by one key, found by one key a batch."""
+"""Worker sessions, and the claims under them: renewed by one key, found by one key a batch.
+
+A batch key is written after its records were read and before they are claimed. It is deleted only
+once none of its records can be claimed through it any more: those that are still pending are
+touched first (``records.py``). A session that lapsed or ended stays known for an hour, so that
+claims which were on their way are found.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from bananas_core import state
+from bananas_core.errors import ResultBackendUnavailable
 from bananas_core.job import (
     Cancel,
     ClaimBeat,
@@ -23,24 +31,31 @@ from bananas_core.job import (
     VerdictKind,
 )
 from bananas_core.keyvalue import keys
-from bananas_core.keyvalue.records import Records
+from bananas_core.keyvalue.records import TRIES, Found, Records
 from bananas_core.keyvalue.store import Change, Entry
 
-FORGIVEN_FOR = 3600.0
+FORGIVEN_FOR: Final = 3600.0
 """Seconds that a lapsed session may take to come back and be forgiven."""
-LAPSES = 1000
+WATCHED_FOR: Final = 300.0
+"""Seconds for which each ``due`` looks for late claims of a session that is gone; after that, only
+when it is about to be forgotten."""
+YOUNG: Final = 600.0
+"""Seconds for which a batch stays whose records don't exist yet: somebody may be creating them."""
+LAPSES: Final = 1000
 """Lapsed claims remembered for forgiveness."""
-PAGE = 200
+PAGE: Final = 200
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is kept of a session. ``lapsed_at``: its claims ran out then; ``lapsed``: their ids."""
+    """What is kept of a session. ``lapsed_at``: its claims ran out then; ``lapsed``: their ids.
+    ``ended``: by a call rather than by silence."""
 
     session: Session
     renewed_at: float
     expires_at: float
     lapsed_at: float | None = None
     lapsed: tuple[str, ...] = ()
+    ended: bool = False
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,18 +78,13 @@ class Sessions:
         self._store = records.store
 
     async def claim(self, session: str, hints: Sequence[Hint]) -> list[Verdict]:
-        """L10-L14. The batch key comes first, so that no claim is ever without one."""
+        """L10-L14. No claim is ever without a batch key and a session that ``due`` knows."""
         now = await self._store.now()
         wanted: dict[str, Hint] = {}
         for hint in hints:
             wanted.setdefault(hint.id, hint)
         if not wanted:
             return []
-        await self._know(session, now)
-        number = await self._store.number(keys.CLAIM_NUMBER)
-        key = keys.batch(session, number)
-        batch = Batch(at=now, ids=tuple(wanted))
-        await self._store.write([Change(key=key, value=_encode(batch))])
         verdicts: dict[str, VerdictKind] = {}
         records = self._records
 
@@ -89,9 +99,15 @@ class Sessions:
             verdicts[id] = kind
             return new
 
-        changed = await records.change(list(wanted), take, now)
-        if VerdictKind.RUN not in verdicts.values():
-            await self._store.write([Change(key=key, value=None)])
+        async def note(ids: list[str]) -> None:
+            claimed = tuple(id for id in ids if verdicts[id] is VerdictKind.RUN)
+            if claimed:
+                await self._know(session)
+                batch = Batch(at=await self._store.now(), ids=claimed)
+                key = keys.batch(session, records.token())
+                await self._store.write([Change(key=key, value=_encode(batch))])
+
+        changed = await records.change(list(wanted), take, now, note)
         answers: list[Verdict] = []
         told: set[str] = set()
         for hint in hints:
@@ -111,13 +127,15 @@ class Sessions:
         if mode is RenewMode.ENDED:
             return await self._end(session.id, claims, now)
         await self._extend(session, now)
-        beats = {beat.id: beat for beat in claims}
+        beats: dict[str, dict[int, ClaimBeat]] = {}
+        for beat in claims:
+            beats.setdefault(beat.id, {})[beat.fence] = beat
         cancelled: dict[str, Cancel] = {}
         held: set[tuple[str, int]] = set()
 
         def hear(id: str, job: Job | None) -> Job | None:
-            beat = beats[id]
-            if job is None or not _holds(job, session.id) or job.fence != beat.fence:
+            beat = None if job is None else beats[id].get(job.fence)
+            if job is None or beat is None or not _holds(job, session.id):
                 return job
             held.add((id, beat.fence))
             if job.cancel is not None:
@@ -155,11 +173,14 @@ class Sessions:
             after = entries[-1].key
             for entry in entries:
                 stored = _stored(entry.value)
-                if stored.lapsed_at is not None and now - stored.lapsed_at > FORGIVEN_FOR:
+                gone_for = 0.0 if stored.lapsed_at is None else now - stored.lapsed_at
+                if stored.expires_at > now or (stored.lapsed_at is None and not allowed):
+                    continue
+                if WATCHED_FOR < gone_for <= FORGIVEN_FOR:
+                    continue
+                if gone_for > FORGIVEN_FOR and not await self._batches(stored.session.id):
                     change = Change(key=entry.key, value=None, version=entry.version)
                     await self._store.write([change])
-                    continue
-                if stored.expires_at > now or (stored.lapsed_at is None and not allowed):
                     continue
                 if len(found) >= limit:
                     return found, True
@@ -189,16 +210,17 @@ class Sessions:
                     )
         return found
 
-    async def _know(self, session: str, now: float) -> None:
+    async def _know(self, session: str) -> None:
         """L14."""
         (entry,) = await self._store.get([keys.session(session)])
-        if entry is not None and _stored(entry.value).lapsed_at is None:
-            return
-        await self._extend(Session(id=session, name=""), now, entry)
+        known = None if entry is None else _stored(entry.value)
+        if known is None or known.lapsed_at is not None:
+            described = Session(id=session, name="") if known is None else known.session
+            await self._extend(described, await self._store.now(), entry)
 
     async def _extend(self, session: Session, now: float, entry: Entry | None = None) -> None:
         key = keys.session(session.id)
-        while True:
+        for attempt in range(TRIES):
             if entry is None:
                 (entry,) = await self._store.get([key])
             stored = Stored(session=session, renewed_at=now, expires_at=now + state.CLAIM_TTL)
@@ -214,6 +236,8 @@ class Sessions:
             if (await self._store.write([change]))[0] is not None:
                 return
             entry = None
+            await self._records.pause(attempt)
+        raise ResultBackendUnavailable(f"session {session.id} changed under {TRIES} tries; again")
 
     async def _forgive(self, session: str, ids: Sequence[str], now: float) -> None:
         def forgive(id: str, job: Job | None) -> Job | None:
@@ -236,8 +260,10 @@ class Sessions:
         batches = await self._batches(session)
         ids = [id for _, batch in batches for id in batch.ids]
         changed = await self._records.change(ids, end, now)
-        gone = [Change(key=key, value=None) for key, _ in batches]
-        await self._store.write([*gone, Change(key=keys.session(session), value=None)])
+        described = Session(id=session, name="")
+        gone = Stored(session=described, renewed_at=now, expires_at=now, lapsed_at=now, ended=True)
+        await self._store.write([Change(key=keys.session(session), value=_encode(gone))])
+        await self._clear(session, batches, now)
         lost = tuple(
             (beat.id, beat.fence)
             for beat in claims
@@ -251,25 +277,30 @@ class Sessions:
         session = stored.session.id
         batches = await self._batches(session)
         ids = list(dict.fromkeys(id for _, batch in batches for id in batch.ids))
+        marked = stored
         if stored.lapsed_at is None:
             marked = msgspec.structs.replace(
                 stored, lapsed_at=now, lapsed=(*stored.lapsed, *ids)[-LAPSES:]
             )
-            change = Change(key=entry.key, value=_encode(marked), version=entry.version)
-            if (await self._store.write([change]))[0] is None:
-                return {}, False  # it was renewed just now, or somebody else is at it
+        elif not batches:
+            return {}, False
+        change = Change(key=entry.key, value=_encode(marked), version=entry.version)
+        if (await self._store.write([change]))[0] is None:
+            return {}, False  # it was renewed just now, or somebody else is at it
         claimed = await self._claimed(ids, session)
         guard = self._records.guard
 
         def lapse(id: str, job: Job | None) -> Job | None:
             if job is None or not _holds(job, session):
                 return job
+            if stored.ended:  # its claim was on the way when the session was ended: never started
+                return state.handback(job, now, guard=guard)
             return state.lapse(job, now, guard=guard)
 
         changed = await self._records.change(sorted(claimed)[:limit], lapse, now)
         more = len(claimed) > limit
-        if not more and batches:
-            await self._store.write([Change(key=key, value=None) for key, _ in batches])
+        if not more:
+            await self._clear(session, batches, now)
         pending = {
             id: item.new
             for id, item in changed.items()
@@ -281,18 +312,39 @@ class Sessions:
 
     async def _tidy(self, session: str, held: set[str], now: float) -> list[str]:
         """Forget batches that are through; ids that the session doesn't know it has."""
-        orphans: list[str] = []
-        done: list[Change] = []
-        for key, batch in await self._batches(session):
-            if now - batch.at <= state.ORPHAN_AGE:
-                continue
-            running = await self._claimed(batch.ids, session)
-            orphans += [id for id in batch.ids if id in running and id not in held]
-            if not running:
+        old = [
+            (key, batch)
+            for key, batch in await self._batches(session)
+            if now - batch.at > state.ORPHAN_AGE
+        ]
+        return [id for id in await self._clear(session, old, now) if id not in held]
+
+    async def _clear(
+        self, session: str, batches: Sequence[tuple[str, Batch]], now: float
+    ) -> list[str]:
+        """Delete the batch keys that nobody needs, nor can come to need; the ids of claims that
+        the session still has under the others."""
+        ids = list(dict.fromkeys(id for _, batch in batches for id in batch.ids))
+        records = dict(zip(ids, await self._records.read(ids), strict=True))
+        running = [id for id in ids if (found := records[id]) and _holds(found.job, session)]
+        free = [
+            (key, batch) for key, batch in batches if not any(id in running for id in batch.ids)
+        ]
+        pending: dict[str, Found] = {}
+        for _, batch in free:
+            for id in batch.ids:
+                found = records[id]
+                if found is not None and found.job.state is JobState.PENDING:
+                    pending[id] = found
+        kept = await self._records.touch(list(pending.values()))
+        done = []
+        for key, batch in free:
+            coming = now - batch.at < YOUNG and any(records[id] is None for id in batch.ids)
+            if not coming and kept.isdisjoint(batch.ids):
                 done.append(Change(key=key, value=None))
         if done:
             await self._store.write(done)
-        return orphans
+        return running
 
     async def _claimed(self, ids: Sequence[str], session: str) -> set[str]:
         jobs = await self._records.get(ids)

@@ -1,4 +1,4 @@
-"""A transport or ledger seen through a bad network: delays, lost requests, lost replies, outages."""
+"""A transport or ledger seen through a bad network: delays, lost calls, lost replies, outages."""
 
 from __future__ import annotations
 

@@ -180,3 +180,12 @@ def test_the_installed_command_is_the_same(bananas: Bananas) -> None:
     for name in [*names.split(), "conformance"]:
         assert f" {name} " in shown
     assert bananas("--version").stdout.startswith("bananas 1.")
+
+
+def test_worker_processes_load_an_app_without_typer_and_rich(folder: Path) -> None:
+    program = (
+        "import sys; from bananas_core.target import load_app; load_app('shop:app');"
+        "print(sorted({'typer', 'rich', 'click'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout == "[]\n", ran.stderr

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import typer
 
-from bananas_core.cli.options import parse_since
+from bananas_core.cli.options import find_target, parse_since
 from bananas_core.cli.run import ExitCode, exit_code
-from bananas_core.cli.target import find_target
 from bananas_core.errors import (
     BananasError,
     ConfigurationError,

@@ -113,7 +113,7 @@ def test_a_value_arrives_as_its_annotation(annotation: Any, value: Any) -> None:
         (float, float("nan")),
         (Any, float("inf")),
         (Any, {"deep": [float("-inf")]}),
-        (Any, object()),
+        pytest.param(Any, object(), id="an object"),
     ],
     ids=str,
 )

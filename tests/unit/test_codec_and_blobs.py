@@ -251,8 +251,8 @@ async def test_what_can_not_be_decoded_is_an_invalid_payload(plain: Bananas) -> 
         b'"payload":"e30=","encoding":["claim-check"]}',
         b'"payload":7,"encoding":["gzip"]}',
     ):
+        claim = claim_of(start + rest)
         with pytest.raises(InvalidPayload):
-            claim = claim_of(start + rest)
             await load_payload(plain, claim, decode_stored(claim.message))
 
 

@@ -232,11 +232,11 @@ async def test_sighup_replaces_the_children_and_loses_nothing(
     assert all(job.state is JobState.COMPLETED and job.attempt == 1 for job in jobs)
 
 
-def test_an_app_that_cannot_be_imported_is_said_and_ends_with_1(tmp_path: Path) -> None:
+def test_an_app_that_cannot_be_imported_is_said_and_ends_with_2(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import no_such_module\n")
     group = Group(tmp_path, app="broken:app", flags={"processes": 2}).launch()
     try:
-        assert group.wait(15) == 1
+        assert group.wait(15) == 2
         assert "no_such_module" in group.log()
         assert "ready" not in group.log()
     finally:
@@ -247,7 +247,7 @@ def test_memory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "inside.py").write_text("from bananas import Bananas\napp = Bananas('memory://')")
     group = Group(tmp_path, app="inside:app").launch()
     try:
-        assert group.wait(15) == 1
+        assert group.wait(15) == 2
         assert "memory:// lives inside one process" in group.log()
     finally:
         group.kill()

@@ -53,6 +53,6 @@ def test_a_broker_that_cannot_be_reached_ends_with_3(tmp_path: Path) -> None:
     group = Group(tmp_path, env={"BANANAS_BROKER_URL": f"sqlite:///{tmp_path}"}).launch()
     try:
         assert group.wait(15) == 3
-        assert "error:" in group.log()
+        assert "bananas:" in group.log()
     finally:
         group.kill()

@@ -1,4 +1,7 @@
-"""Which app a command works on: imported by its name, or made from URLs."""
+"""Which app a command works on: imported by its name, or made from URLs.
+
+Worker processes use this too, so it stays free of Typer and Rich.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,10 @@ import re
 import sys
 import tomllib
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import typer
 
 from bananas_core.errors import ConfigurationError
 
@@ -30,59 +31,6 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     app: str | None = None
     broker_url: str | None = None
     result_backend_url: str | None = None
-
-
-def find_target(
-    arguments: Sequence[str],
-    names: Sequence[str],
-    *,
-    broker_url: str | None,
-    result_backend_url: str | None,
-    several: bool = False,
-) -> tuple[Target, list[str]]:
-    """Tell the app, if one was given, from the other arguments.
-
-    The app comes first and may be left out: then it is ``BANANAS_APP``, or ``app`` in
-    ``[tool.bananas]``. URLs given as options go before both of these.
-
-    Args:
-        arguments: all positional arguments.
-        names: those that the command needs after the app, by name.
-        several: the last of ``names`` may be repeated.
-
-    Raises:
-        typer.BadParameter: too few or too many arguments, or an app as well as URLs.
-    """
-    by_url = broker_url is not None or result_backend_url is not None
-    rest = list(arguments)
-    app = rest.pop(0) if _app_is_first(rest, len(names), several, by_url) else None
-    if len(rest) < len(names):
-        raise typer.BadParameter(f"{names[len(rest)]} is missing")
-    if len(rest) > len(names) and not several:
-        raise typer.BadParameter(f"unexpected argument {rest[-1]!r}")
-    if app is not None and not is_reference(app):
-        raise typer.BadParameter(
-            f"an app is given as package.module:name, not {app!r}"
-            + (f" (or {rest[-1]!r} is one argument too many)" if rest else "")
-        )
-    if app is not None and by_url:
-        raise typer.BadParameter("give an app or --broker-url, not both")
-    if app is None and not by_url:
-        app = default_app()
-    target = Target(app=app, broker_url=broker_url, result_backend_url=result_backend_url)
-    return target, rest
-
-
-def _app_is_first(arguments: list[str], needed: int, several: bool, by_url: bool) -> bool:
-    if not arguments:
-        return False
-    extra = len(arguments) > needed
-    if extra and not several:
-        return True
-    # An id or a name may look like an app (``a:b``); it is none if the app is known otherwise.
-    if by_url or not is_reference(arguments[0]):
-        return False
-    return extra or default_app() is None
 
 
 def is_reference(text: str) -> bool:
