@@ -9,9 +9,10 @@ import signal
 import time
 
 from bananas import Bananas, current_job
+from integration.faults.inject import SkewedClock
 from integration.faults.oracle import note
 
-app = Bananas()
+app = Bananas(clock=SkewedClock(float(os.environ.get("FAULTS_SKEW", "0"))))
 RUNS = os.environ.get("FAULTS_RUNS", "runs.jsonl")
 
 
@@ -23,7 +24,7 @@ def _note(what: str) -> None:
 @app.task(name="short")
 async def short(number: int) -> int:
     _note("start")
-    await asyncio.sleep(0.002)
+    await asyncio.sleep(0.05)
     _note("end")
     return number
 

@@ -5,24 +5,30 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import signal
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from bananas_core.clock import SystemClock
 from integration.faults.workers import WorkerGroup
 
 
-async def kill_children(groups: list[WorkerGroup], every: float, rng: random.Random) -> None:
+async def kill_children(
+    groups: list[WorkerGroup], every: float, rng: random.Random, killed: list[int]
+) -> None:
     """kill -9 a random child of a random group, again and again, until cancelled."""
     while True:
         await asyncio.sleep(every)
         children = rng.choice(groups).children()
         if children:
+            pid = rng.choice(children)
             with suppress(ProcessLookupError):
-                os.kill(rng.choice(children), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
 
 
 @asynccontextmanager
@@ -45,6 +51,27 @@ async def locked_file(path: Path) -> AsyncIterator[None]:
     finally:
         connection.execute("ROLLBACK")
         connection.close()
+
+
+class SkewedClock(SystemClock):
+    """A machine whose clock is off by some seconds."""
+
+    def __init__(self, skew: float) -> None:
+        self._skew = skew
+
+    def now(self) -> float:
+        return super().now() + self._skew
+
+
+def full_disk(room: int) -> Callable[[], None]:
+    """For ``preexec_fn``: no file of the new process may grow beyond ``room`` bytes. SQLite sees
+    what it sees on a full disk: a write that fails."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    return limit
 
 
 class Deadline:

@@ -19,7 +19,14 @@ import msgspec
 from bananas import Bananas
 from bananas_core.job import Job
 from bananas_core.results import ResultBackend
-from integration.faults.inject import Deadline, kill_children, locked_file, stopped
+from integration.faults.inject import (
+    Deadline,
+    SkewedClock,
+    full_disk,
+    kill_children,
+    locked_file,
+    stopped,
+)
 from integration.faults.oracle import Oracle, Verdict
 from integration.faults.workers import WorkerGroup
 
@@ -35,9 +42,12 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
 
 
+IN_FLIGHT: Final = 16
+"""Jobs that one worker process runs at once, by default."""
+
 LEVELS: Final = {
     "ci": Level(
-        kill_jobs=5_000,
+        kill_jobs=10_000,
         stop_seconds=24,
         away_seconds=10,
         block_seconds=20,
@@ -68,8 +78,8 @@ class Stage:
         self.groups: list[WorkerGroup] = []
         self.figures: dict[str, object] = {}
 
-    def group(self, name: str, **options: object) -> WorkerGroup:
-        group = WorkerGroup(self.folder, self.url, name, **options)
+    def group(self, name: str, *, skew: float = 0.0, **options: object) -> WorkerGroup:
+        group = WorkerGroup(self.folder, self.url, name, skew=skew, **options)
         self.groups.append(group)
         return group.start()
 
@@ -99,12 +109,11 @@ class Stage:
         begun = time.monotonic()
         deadline = Deadline(seconds)
         while not deadline.over:
-            counts = {count.group[0]: count.count for count in await backend.count(["state"])}
-            live = sum(counts.get(s, 0) for s in ("pending", "processing", "scheduled"))
-            if not live:
+            left = await live(backend)
+            if not left:
                 return time.monotonic() - begun
             await asyncio.sleep(0.1)
-        self.check(False, f"not drained in {seconds} s: {counts}")
+        self.check(False, f"{left} jobs are not done after {seconds} s")
         raise AssertionError
 
     async def judged(self, backend: ResultBackend) -> Verdict:
@@ -131,18 +140,22 @@ async def kill_random(stage: Stage) -> None:
     """kill -9 of random children every 2 s over short jobs with 4 worker processes."""
     groups = [stage.group("a", processes=2), stage.group("b", processes=2)]
     async with Bananas(stage.url) as app:
-        killer = asyncio.create_task(kill_children(groups, 2.0, stage.rng))
         count = stage.level.kill_jobs
-        for begin in range(0, count, 250):
-            await stage.submit(app, "short", [{"number": n} for n in range(begin, begin + 250)])
-            await asyncio.sleep(0.3 if count <= 5_000 else 0.2)
+        kills: list[int] = []
+        killer = asyncio.create_task(kill_children(groups, 2.0, stage.rng, kills))
+        await stage.submit(app, "short", [{"number": n} for n in range(count)])
+        while await live(app.backend) > count // 10:
+            await asyncio.sleep(0.1)
         killer.cancel()
         took = await stage.drained(app.backend, 60)
-        stage.figures["drained_after_last_kill_s"] = round(took, 1)
+        stage.figures.update(jobs=count, kills=len(kills), drained_after_last_kill_s=round(took, 1))
         verdict = await stage.judged(app.backend)
-        stage.figures["jobs"] = count
+        stage.check(len(kills) >= 2, "too few kills to show anything")
         stage.check(took <= 30, "drained later than 30 s after the last kill")
-        stage.check(verdict.states.get("completed") == count, "some did not complete")
+        stage.check(verdict.states == {"completed": count}, "some did not complete")
+        stage.check(
+            verdict.extra_runs <= len(kills) * IN_FLIGHT, "more extra runs than jobs in flight"
+        )
 
 
 async def kill_child(stage: Stage) -> None:
@@ -280,6 +293,46 @@ async def hammer(stage: Stage) -> None:
     stage.check(answer == "ok", f"integrity_check: {answer}")
 
 
+async def disk_full(stage: Stage) -> None:
+    """A submitter on a full disk gets an error; what it was promised before is there."""
+    command = [sys.executable, "-m", "integration.faults.hammer", stage.url, "30"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=full_disk(2 << 20)
+    )
+    output, errors = await asyncio.to_thread(process.communicate)
+    accepted = output.decode().split()
+    stage.oracle.accept(accepted)
+    stage.figures.update(accepted=len(accepted), exit_code=process.returncode)
+    stage.check(process.returncode == 1, f"it went on: {errors.decode()[-2000:]}")
+    last = errors.decode().strip().splitlines()[-1]
+    stage.figures["error"] = last.rpartition(": ")[2]
+    stage.check("Unavailable" in last, f"not an error of ours: {last}")
+    stage.check(bool(accepted), "nothing was accepted before the disk was full")
+    stage.group("a", processes=1)
+    async with Bananas(stage.url) as app:
+        await stage.drained(app.backend, 60)
+        await stage.judged(app.backend)
+
+
+async def skewed_clocks(stage: Stage) -> None:
+    """A producer 300 s behind and workers 300 s ahead: delays are the ledger's."""
+    stage.group("a", processes=2, skew=300.0)
+    async with Bananas(stage.url, clock=SkewedClock(-300.0)) as app:
+        jobs = []
+        for _ in range(20):
+            asked = time.time()
+            job = await app.submit_job("sleepy", {"seconds": 0.0}, delay=2)
+            stage.oracle.accept([job.id])
+            jobs.append((job.id, asked))
+        await stage.drained(app.backend, 30)
+        verdict = await stage.judged(app.backend)
+        waits = [stage.starts(id)[0] - asked for id, asked in jobs]
+        stage.figures["waited_s"] = [round(min(waits), 2), round(max(waits), 2)]
+        stage.check(min(waits) >= 2.0, "a job started early")
+        stage.check(max(waits) <= 4.5, "a job started late")
+        stage.check(verdict.extra_runs == 0, "a job ran twice")
+
+
 async def restarts(stage: Stage) -> None:
     """SIGTERM restarts under load: nothing lost and nothing run twice."""
     count = stage.level.restarts
@@ -294,6 +347,12 @@ async def restarts(stage: Stage) -> None:
         await stage.drained(app.backend, 60)
         verdict = await stage.judged(app.backend)
         stage.check(verdict.extra_runs == 0, "a job ran twice")
+
+
+async def live(backend: ResultBackend) -> int:
+    """How many jobs are not final."""
+    counts = {count.group[0]: count.count for count in await backend.count(["state"])}
+    return sum(counts.get(state, 0) for state in ("pending", "processing", "scheduled"))
 
 
 async def one(backend: ResultBackend, id: str) -> Job:
@@ -315,6 +374,8 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         graceful_stop,
         poison,
         hammer,
+        disk_full,
+        skewed_clocks,
         restarts,
     )
 }

@@ -15,13 +15,23 @@ READY_WITHIN = 30.0
 class WorkerGroup:
     """``bananas worker`` on the faults app. Everything it started ends with ``kill``."""
 
-    def __init__(self, folder: Path, broker_url: str, name: str = "group", **options: object):
+    def __init__(
+        self,
+        folder: Path,
+        broker_url: str,
+        name: str = "group",
+        *,
+        skew: float = 0.0,
+        **options: object,
+    ) -> None:
+        """``skew``: seconds that its clock is ahead; ``options``: flags of ``bananas worker``."""
         self.folder = folder
         self.name = name
         self._env = {
             **os.environ,
             "BANANAS_BROKER_URL": broker_url,
             "FAULTS_RUNS": str(folder / "runs.jsonl"),
+            "FAULTS_SKEW": str(skew),
         }
         self._options = options
         self._log_path = folder / f"{name}.log"
