@@ -11,11 +11,11 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from bananas_core.errors import BananasError, ResultBackendError, TransportError
+from bananas_core.errors import BananasError, ResultBackendError
 from bananas_core.job import FinishAnswer, Outcome, OutcomeKind, Ready, Settled
 from bananas_core.pair import Pair
 from bananas_core.renew import ClaimKey
-from bananas_core.transport import Outgoing
+from bananas_core.send import send_ready
 
 log = logging.getLogger("bananas.settle")
 
@@ -33,22 +33,7 @@ class Sender:
 
     async def send(self, ready: Sequence[Ready]) -> None:
         """What can't be sent now is sent again by ``due`` when its guard fires."""
-        if not ready or self._pair.fused:
-            return
-        messages = [
-            Outgoing(body=r.message, queue=r.routing_key, priority=r.priority, head=r.head)
-            for r in ready
-        ]
-        try:
-            answers = await self._pair.transport.send(messages)
-        except TransportError as error:
-            log.warning("%d messages were not sent and will be later: %s", len(ready), error)
-            return
-        for item, refused in zip(ready, answers, strict=True):
-            if refused is None:
-                self._settled.append(Settled(id=item.id, gen=item.gen))
-            else:
-                log.error("job %s can't be sent: %s", item.id, refused)
+        self._settled += await send_ready(self._pair, ready)
 
     def take(self) -> list[Settled]:
         """Confirmed sends whose guards are still to be cleared."""

@@ -28,6 +28,7 @@ from bananas_core.message import with_fields
 from bananas_core.options import Submission, to_put
 from bananas_core.pair import Pair
 from bananas_core.plugins import PluginManager
+from bananas_core.send import send_ready
 from bananas_core.transport import Outgoing
 
 log = logging.getLogger("bananas.submit")
@@ -104,22 +105,7 @@ class Submitter:
 
     async def send_ready(self, ready: Sequence[Ready]) -> None:
         """Send what a signal made pending. An outage is logged: the guard sends it later."""
-        if not ready or self._pair.fused:
-            return
-        messages = [
-            Outgoing(body=r.message, queue=r.routing_key, priority=r.priority, head=r.head)
-            for r in ready
-        ]
-        try:
-            answers = await self._pair.transport.send(messages)
-        except TransportError as error:
-            log.warning("%d messages were not sent and will be later: %s", len(ready), error)
-            return
-        self._settle_later(
-            Settled(id=item.id, gen=item.gen)
-            for item, refused in zip(ready, answers, strict=True)
-            if refused is None
-        )
+        self._settle_later(await send_ready(self._pair, ready))
 
     async def close(self) -> None:
         """Finish what was submitted, and settle it. Safe to repeat."""

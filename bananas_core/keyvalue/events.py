@@ -19,15 +19,15 @@ from typing import Final
 import msgspec
 
 from bananas_core.errors import CursorExpired
-from bananas_core.job import Event, Job
+from bananas_core.job import Event
 from bananas_core.job import EventPage as Page
 from bananas_core.keyvalue import keys
-from bananas_core.keyvalue.records import EventPage, Records
+from bananas_core.keyvalue.records import PAGES, EventPage, Found, Records
 from bananas_core.keyvalue.store import Change, Entry
 
 PATIENCE: Final = 5.0
 """Seconds after which an unconfirmed page, or a missing number, is not waited for any more."""
-PAGES: Final = 50
+SCAN: Final = 50
 
 _page = msgspec.msgpack.Decoder(EventPage).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -51,16 +51,16 @@ class Feed:
         found: list[Event] = []
         now = await self._store.now()
         while len(found) < limit:
-            entries = await self._store.scan(keys.EVENTS, keys.events(number - 1), PAGES)
+            entries = await self._store.scan(keys.EVENTS, keys.events(number - 1), SCAN)
             if not entries:
                 break
             for entry in entries:
                 page = _page(entry.value)
-                open_ = not page.confirmed or _number(entry.key) != number
+                open_ = not page.confirmed or keys.event_number(entry.key) != number
                 if open_ and now - page.at < PATIENCE:
                     return Page(events=tuple(found), cursor=f"{number}.{offset}")
-                if _number(entry.key) != number:
-                    await self._fill(range(number, _number(entry.key)), page.at)
+                if keys.event_number(entry.key) != number:
+                    await self._fill(range(number, keys.event_number(entry.key)), page.at)
                     break  # and look again: a page may have come just before
                 if not page.confirmed:
                     closed = await self._close(entry, page)
@@ -77,14 +77,14 @@ class Feed:
     async def prune(self, before: float) -> None:
         """Forget pages older than ``before``."""
         while True:
-            entries = await self._store.scan(keys.EVENTS, "", PAGES)
+            entries = await self._store.scan(keys.EVENTS, "", SCAN)
             old = list(takewhile(lambda entry: _page(entry.value).at < before, entries))
             if not old:
                 return
-            last = _number(old[-1].key)
+            last = keys.event_number(old[-1].key)
             await self._store.write([Change(key=keys.PRUNED, value=str(last + 1).encode())])
             await self._store.write([Change(key=entry.key, value=None) for entry in old])
-            if len(old) < PAGES:
+            if len(old) < SCAN:
                 return
 
     async def _first(self) -> int:
@@ -95,7 +95,7 @@ class Feed:
         """The number behind the last page. The counter itself would skip pages on their way."""
         now = await self._store.now()
         page = await self._records.publish(EventPage(at=now, confirmed=True, events=()))
-        return _number(page.key) + 1
+        return keys.event_number(page.key) + 1
 
     async def _fill(self, numbers: Iterable[int], at: float) -> None:
         """Pages that never came; from now on they can't."""
@@ -108,7 +108,7 @@ class Feed:
         records = await self._records.read([event.id for event in page.events])
         happened, denied = [], {}
         for event, found in zip(page.events, records, strict=True):
-            if _shows(None if found is None else found.job, event):
+            if _shows(found, keys.event_number(entry.key)):
                 happened.append(event)
             elif found is not None:
                 denied[event.id] = found
@@ -119,17 +119,12 @@ class Feed:
         return closed if (await self._store.write([change]))[0] is not None else None
 
 
-def _shows(job: Job | None, event: Event) -> bool:
-    if job is None:
+def _shows(found: Found | None, number: int) -> bool:
+    """Whether a record was changed as the page of this number said. If only younger pages are
+    remembered, it may have been: rather tell too much than too little."""
+    if found is None:
         return False
-    if event.old is None:
-        return True
-    later = (job.changed_at, job.fence) > (event.at, event.fence)
-    return later or (job.state is event.new and job.fence == event.fence)
-
-
-def _number(key: str) -> int:
-    return int(key.removeprefix(keys.EVENTS))
+    return number in found.pages or (len(found.pages) == PAGES and found.pages[0] > number)
 
 
 def _parts(cursor: str) -> tuple[int, int]:

@@ -87,5 +87,9 @@ def events(number: int) -> str:
     return f"e/{number:016d}"
 
 
+def event_number(key: str) -> int:
+    return int(key.removeprefix(EVENTS))
+
+
 def doc(key: str) -> str:
     return f"v/{key}"

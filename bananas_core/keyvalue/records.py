@@ -30,6 +30,8 @@ TRIES: Final = 100
 """Conflicts on one record before the call gives up."""
 BATCH: Final = 100
 """Records in one round of requests."""
+PAGES: Final = 8
+"""Pages of events that a record remembers."""
 
 Transition = Callable[[str, Job | None], Job | None]
 """From id and record to the new record. The same object, or None: nothing changes. It may be
@@ -40,7 +42,6 @@ Intent = Callable[[list[str]], Awaitable[None]]
 once more after a conflict."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Job).decode
 
 
 class EventPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,11 +52,31 @@ class EventPage(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[Event, ...]
 
 
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """The value of a record's key. ``pages``: numbers of the event pages that told of its last
+    changes, by which a reader knows whether what an unconfirmed page says has happened."""
+
+    job: Job
+    pages: tuple[int, ...] = ()
+
+
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """A record as it is stored."""
 
     job: Job
+    pages: tuple[int, ...]
     entry: Entry
+
+
+class _Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """One record that is about to be written."""
+
+    found: Found | None
+    new: Job
+
+    @property
+    def old(self) -> Job | None:
+        return None if self.found is None else self.found.job
 
 
 class Changed(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +102,7 @@ class Records:
     async def read(self, ids: Sequence[str]) -> list[Found | None]:
         """Records in order, with what ``touch`` needs."""
         entries = await self.store.get([keys.job(id) for id in ids])
-        return [None if e is None else Found(job=_decode(e.value), entry=e) for e in entries]
+        return [None if entry is None else _found(entry) for entry in entries]
 
     async def touch(self, found: Sequence[Found]) -> set[str]:
         """Give unchanged records a new version, so that what was planned on them conflicts.
@@ -107,7 +128,7 @@ class Records:
     async def page(self, after: str, limit: int) -> tuple[list[Job], str | None]:
         """Some records in order of id, and where the next ones begin (None: no more)."""
         entries = await self.store.scan(keys.JOBS, after, limit)
-        jobs = [_decode(entry.value) for entry in entries]
+        jobs = [_decode(entry.value).job for entry in entries]
         return jobs, entries[-1].key if len(entries) == limit else None
 
     async def change(
@@ -138,57 +159,52 @@ class Records:
         intent: Intent | None,
     ) -> None:
         for attempt in range(TRIES):
-            entries = await self.store.get([keys.job(id) for id in ids])
-            planned: list[tuple[str, Job | None, Job, int]] = []
-            for id, entry in zip(ids, entries, strict=True):
-                old = None if entry is None else _decode(entry.value)
+            plans: list[_Plan] = []
+            for id, found in zip(ids, await self.read(ids), strict=True):
+                old = None if found is None else found.job
                 new = transition(id, old)
                 if new is None or new is old:
                     done[id] = Changed(old=old, new=old)
                 else:
-                    planned.append((id, old, new, 0 if entry is None else entry.version))
-            if not planned:
+                    plans.append(_Plan(found=found, new=new))
+            if not plans:
                 return
             if intent is not None:
-                await intent([id for id, _, _, _ in planned])
-            conflicts = await self._write(planned, now, done)
-            if not conflicts:
+                await intent([plan.new.id for plan in plans])
+            ids = await self._write(plans, now, done)
+            if not ids:
                 return
-            ids = conflicts
             await self.pause(attempt)
         raise ResultBackendUnavailable(
             f"{len(ids)} records changed under every one of {TRIES} tries; try again"
         )
 
     async def _write(
-        self,
-        planned: Sequence[tuple[str, Job | None, Job, int]],
-        now: float,
-        done: dict[str, Changed],
+        self, plans: Sequence[_Plan], now: float, done: dict[str, Changed]
     ) -> list[str]:
         """Write the planned records; the ids of those that conflicted."""
         store = self.store
-        changes = [
-            Change(key=keys.job(id), value=self._packed(new), version=version)
-            for id, _, new, version in planned
-        ]
-        index = [key for _, old, new, _ in planned for key in _index(new) if key not in _index(old)]
+        index = [key for plan in plans for key in _index(plan.new) if key not in _index(plan.old)]
         if index:
             await store.write([Change(key=key, value=b"") for key in index])
-        planned_events = [state.event(old, new) for _, old, new, _ in planned]
-        page = await self._announce([e for e in planned_events if e is not None], now)
-        answers = await store.write(changes)
+        told = [state.event(plan.old, plan.new) for plan in plans]
+        page = await self._announce([event for event in told if event is not None], now)
+        number = None if page is None else keys.event_number(page.key)
+        changes = [
+            self._change_of(plan, None if event is None else number)
+            for plan, event in zip(plans, told, strict=True)
+        ]
         conflicts: list[str] = []
         events: list[Event] = []
         stale: list[str] = []
-        for (id, old, new, _), event, version in zip(planned, planned_events, answers, strict=True):
+        for plan, event, version in zip(plans, told, await store.write(changes), strict=True):
             if version is None:
-                conflicts.append(id)
+                conflicts.append(plan.new.id)
                 continue
-            done[id] = Changed(old=old, new=new)
+            done[plan.new.id] = Changed(old=plan.old, new=plan.new)
             if event is not None:
                 events.append(event)
-            stale += [key for key in _index(old) if key not in _index(new)]
+            stale += [key for key in _index(plan.old) if key not in _index(plan.new)]
         if page is not None:
             await self._confirm(page, events, now)
         if stale:
@@ -219,14 +235,19 @@ class Records:
             await self.pause(attempt)
         raise ResultBackendUnavailable(f"no page of events to be had in {TRIES} tries; try again")
 
-    def _packed(self, job: Job) -> bytes:
-        value = _encode(job)
+    def _change_of(self, plan: _Plan, page: int | None) -> Change:
+        """The conditional write of a record; ``page`` tells of it."""
+        pages = () if plan.found is None else plan.found.pages
+        if page is not None:
+            pages = (*pages, page)[-PAGES:]
+        value = _encode(Kept(job=plan.new, pages=pages))
         if len(value) > self.store.capabilities.max_value:
             raise ResultBackendError(
-                f"the record of job {job.id} has {len(value)} bytes; this store takes "
+                f"the record of job {plan.new.id} has {len(value)} bytes; this store takes "
                 f"{self.store.capabilities.max_value}"
             )
-        return value
+        version = 0 if plan.found is None else plan.found.entry.version
+        return Change(key=keys.job(plan.new.id), value=value, version=version)
 
     def ready(self, changed: dict[str, Changed]) -> list[Ready]:
         """What a call made pending and has to be sent."""
@@ -241,6 +262,14 @@ class Records:
             if old is None or old.state is not JobState.PENDING or old.gen != new.gen:
                 found.append(state.ready(new))
         return found
+
+
+_decode = msgspec.msgpack.Decoder(Kept).decode
+
+
+def _found(entry: Entry) -> Found:
+    kept = _decode(entry.value)
+    return Found(job=kept.job, pages=kept.pages, entry=entry)
 
 
 def _index(job: Job | None) -> list[str]:

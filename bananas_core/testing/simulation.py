@@ -22,7 +22,14 @@ from bananas_core.job import FINAL, Job, JobState, Session
 from bananas_core.pair import Pair
 from bananas_core.renew import LoopKeeper
 from bananas_core.testing.faulty import Faults, faulty_backend, faulty_transport
-from bananas_core.testing.virtual import EPOCH, Process, VirtualClock, VirtualLoop, install
+from bananas_core.testing.virtual import (
+    EPOCH,
+    Process,
+    VirtualClock,
+    VirtualLoop,
+    current_process,
+    install,
+)
 from bananas_core.worker import Worker, WorkerOptions
 
 MakePair = Callable[[Clock, random.Random], Pair]
@@ -121,36 +128,38 @@ class World:
 def add_tasks(app: Bananas, world: World) -> None:
     """The simulated bodies; each notes that it started."""
 
-    def started() -> None:
+    def started() -> str:
+        """Note the run; what it returns names the session that it ran in."""
         job = current_job()
         world.runs.append(Run(id=job.id, attempt=job.attempt, at=world.clock.now()))
+        process = current_process()
+        return process.session if process is not None else ""
 
     @app.task(name="quick")
-    async def quick(number: int) -> int:
-        started()
-        return number
+    async def quick(number: int) -> str:
+        return started()
 
     @app.task(name="slow")
-    async def slow(number: int) -> int:
-        started()
-        await asyncio.sleep(world.rng.uniform(0.5, 4.0))
-        return number
+    async def slow(number: int) -> str:
+        session = started()
+        await asyncio.sleep(world.rng.uniform(0.5, 12.0))
+        return session
 
     @app.task(name="flaky", max_attempts=5)
-    async def flaky(number: int, fails: int) -> int:
-        started()
+    async def flaky(number: int, fails: int) -> str:
+        session = started()
         failed = world_failures(world, current_job().id)
         await asyncio.sleep(0.1)
         if failed <= fails:
             raise ValueError(f"failure {failed}")
-        return number
+        return session
 
     @app.task(name="snoozing")
-    async def snoozing(number: int) -> int:
-        started()
+    async def snoozing(number: int) -> str:
+        session = started()
         if world_failures(world, current_job().id) == 1:
             raise Snooze(delay=1.0)
-        return number
+        return session
 
 
 def world_failures(world: World, id: str) -> int:
@@ -229,7 +238,8 @@ async def _keep_worker(world: World, number: int) -> None:
 async def _work(world: World, process: Process) -> None:
     app = await world.app(process)
     options = WorkerOptions(concurrency=world.rng.choice([1, 2, 4]))
-    session = Session(id=f"{process.name}-{world.rng.getrandbits(48):012x}", name=process.name)
+    process.session = f"{process.name}-{world.rng.getrandbits(48):012x}"
+    session = Session(id=process.session, name=process.name)
     worker = Worker(
         app,
         options,
@@ -247,10 +257,10 @@ async def _outages(world: World) -> None:
     so long that its claims lapse while it goes on working."""
     rng = world.rng
     while True:
-        await asyncio.sleep(rng.uniform(1.0, 15.0))
+        await asyncio.sleep(rng.uniform(1.0, 10.0))
         now = asyncio.get_running_loop().time()
         alive = [process for process in world.processes if process.alive]
-        if alive and rng.random() < 0.4:
+        if alive and rng.random() < 0.6:
             world.cuts += 1
             rng.choice(alive).cut_until = now + rng.uniform(10.0, 30.0)
         else:
@@ -321,6 +331,8 @@ def check_job(world: World, plan: Plan, begun: float, job: Job, runs: list[Run])
         raise Violation(f"no crash, but {text}")
     if outcomes.count("completed") != (1 if job.state is JobState.COMPLETED else 0):
         raise Violation(f"not one recorded outcome: {text}")
+    if job.state is JobState.COMPLETED and f'"{job.worker}"'.encode() not in (job.result or b""):
+        raise Violation(f"the outcome is not of the run that had the claim: {text}")
     if len(runs) > len(job.attempts):
         raise Violation(f"ran without a claim: {text}")
     if job.deaths and not (world.crashes or world.cuts):

@@ -63,6 +63,8 @@ class Process:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.session = ""
+        """The worker session that runs in it."""
         self.alive = True
         self.cut_until = 0.0
         """On the loop's time: until then its requests and replies are on their way."""
