@@ -3,11 +3,12 @@
 
 VENV   ?= .venv
 PYTHON ?=
+SEEDS  ?= 1000
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check integration faults bench docs fmt clean
+.PHONY: help venv demo test check integration simulate faults bench docs fmt clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,8 +29,13 @@ check: venv ## Lint, formatting, types, import rules, wording, packages
 	scripts/check_words.sh
 	scripts/check_package.sh $(BIN)/python
 
-integration: venv ## Run the conformance suite on real brokers
-	$(BIN)/python -m pytest integration --ignore=integration/faults
+integration: venv ## Run the conformance suite for real: real time, every level but stress
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(BIN)/python -m bananas_core.testing.conformance "sqlite:///$$folder/jobs.db" \
+		--bananas-level extended -n 8
+
+simulate: venv ## Run SEEDS seeds of the simulation on both memory forms
+	BANANAS_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/simulation -n 2
 
 faults: venv ## Kill, cut and restart things while jobs run
 	$(BIN)/python -m integration.faults
@@ -37,7 +43,8 @@ faults: venv ## Kill, cut and restart things while jobs run
 bench: venv ## Measure Bananas and its peers
 	$(BIN)/python -m benchmarks
 
-docs: venv ## Run the code in the documentation and compare its generated lists
+docs: venv ## Build the documentation, run its code and compare its generated lists
+	$(BIN)/python -m mkdocs build --strict --quiet
 	$(BIN)/python -m pytest tests/docs
 
 fmt: venv ## Format the code and apply safe fixes

@@ -15,11 +15,13 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
-from bananas_core.clock import SystemClock
+from bananas_core.clock import Clock, SystemClock
 from bananas_core.errors import (
     BananasError,
     ConfigurationError,
@@ -38,7 +40,7 @@ from bananas_core.processes import (
     resident_memory,
     watch_parent,
 )
-from bananas_core.worker import Worker, WorkerOptions
+from bananas_core.worker import Worker, WorkerOptions, new_session
 
 if TYPE_CHECKING:
     from bananas_core.app import Bananas
@@ -107,10 +109,8 @@ class ChildProcess:
     async def run(self, sock: socket.socket) -> int:
         """Work until told to stop. Raises BananasError if that can't even begin."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stop, False)
-        app = self._app
-        keeper = PipeKeeper(
-            sock, SystemClock(), hello=self._hello, memory=resident_memory, stop=self.stop
-        )
+        app, clock = self._app, SystemClock()
+        keeper = PipeKeeper(sock, clock, hello=self._hello, memory=resident_memory, stop=self.stop)
         warm = 0
         if self._options.pool == "process":
             warm = min(self._options.concurrency, os.cpu_count() or 1)
@@ -123,7 +123,9 @@ class ChildProcess:
                 self._options,
                 keeper=keeper,
                 isolation=isolation,
+                clock=clock,
                 memory=resident_memory,
+                session=self._session(clock),
                 on_ready=lambda: keeper.tell(ReadyNow()),
             )
             for _ in range(self._stops):
@@ -155,6 +157,14 @@ class ChildProcess:
         except (BananasError, TimeoutError) as error:
             log.warning("the app was not closed in good order: %s", str(error) or "no answer")
 
+    def _session(self, clock: Clock) -> Session:
+        """What the ledger is told of this process at once; the next beat is a second away."""
+        return replace(
+            new_session(self._options, clock, tuple(self._app.tasks)),
+            version=package_version(),
+            memory=resident_memory(),
+        )
+
     def _hello(self, session: Session) -> Hello:
         settings = self._settings
         return Hello(
@@ -165,6 +175,7 @@ class ChildProcess:
             processes=settings.processes,
             grace=settings.grace,
             health_port=settings.health_port,
+            health_host=settings.health_host,
             probe_key=self._probe_key,
         )
 
@@ -180,6 +191,14 @@ def effective_settings(app: Bananas, flags: Mapping[str, Any]) -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise ConfigurationError(f"option {name!r}: {first['msg']}") from error
+
+
+def package_version() -> str:
+    """Of Bananas as it is installed; empty when it isn't (run from a bare checkout)."""
+    try:
+        return version("bananas")
+    except PackageNotFoundError:
+        return ""
 
 
 def default_keys(app: Bananas) -> tuple[str, ...]:

@@ -91,7 +91,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 FIELDS: Final = frozenset(Message.__struct_fields__)
 
+
+class _Versioned(msgspec.Struct):
+    v: int
+
+
 _decoder = msgspec.json.Decoder(Message)
+_version = msgspec.json.Decoder(_Versioned)
 _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encoder = msgspec.json.Encoder()
 # Possessive and closing at the end of input too, so that a crafted message costs linear time.
@@ -128,13 +134,14 @@ def decode_message(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Message:
             raw.decode()  # msgspec.Raw parts are not checked for UTF-8
         message = _decoder.decode(raw)
     except msgspec.ValidationError as error:
+        _check_version(raw)  # a later version's fields may well have other types
         raise InvalidMessage("invalid", _describe(raw, error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidMessage("not-json", f"message is not JSON in UTF-8: {error}") from error
     except (RecursionError, ValueError, OverflowError) as error:
         raise InvalidMessage("invalid", f"message can't be parsed: {error}") from error
     if message.v != VERSION:
-        raise InvalidMessage("version", f"message version {message.v} is not {VERSION}")
+        raise _other_version(message.v)
     unknown = [name for name in message.crit if name not in FIELDS]
     if unknown:
         raise InvalidMessage("crit", f"message needs unknown fields {unknown}; upgrade the worker")
@@ -237,6 +244,22 @@ def _depth(bare: bytes, stop: int) -> int:
         else:
             depth -= 1
     return deepest
+
+
+def _check_version(raw: bytes) -> None:
+    """Raises InvalidMessage if it says that it is of another version."""
+    try:
+        found = _version.decode(raw).v
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return
+    if found != VERSION:
+        raise _other_version(found)
+
+
+def _other_version(found: int) -> InvalidMessage:
+    return InvalidMessage(
+        "version", f"message version {found} is not {VERSION}; upgrade the worker"
+    )
 
 
 def _describe(raw: bytes, error: msgspec.ValidationError) -> str:

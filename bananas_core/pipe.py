@@ -38,6 +38,7 @@ class Hello(_Message, frozen=True, kw_only=True):
     processes: int
     grace: float
     health_port: int | None = None
+    health_host: str = "127.0.0.1"
     probe_key: str | None = None
     """A routing key that this child alone consumes, for probe jobs."""
 

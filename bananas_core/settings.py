@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     """A worker process over this many MiB is replaced."""
     health_port: int | None = Field(default=None, ge=0, le=65535)
     """Where a worker answers health checks over HTTP; None: nowhere."""
+    health_host: str = Field(default="127.0.0.1", min_length=1)
+    """The address for that. Any other than loopback shows host names, tasks and routing keys to
+    whoever can reach it."""
 
     retention_completed: float = Field(default=Retention().completed, ge=600)
     """How long the record of a completed job is kept."""

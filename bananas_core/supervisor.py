@@ -230,16 +230,17 @@ class Supervisor:
         if all(child is not None and child.ready_at is not None for child in children):
             self._announced = self._worked = True
             if first.hello.health_port is not None:
-                self._spawn_task(self._serve_health(first.hello.health_port))
+                at = (first.hello.health_host, first.hello.health_port)
+                self._spawn_task(self._serve_health(*at))
             print("ready", file=sys.stderr, flush=True)
 
-    async def _serve_health(self, port: int) -> None:
+    async def _serve_health(self, host: str, port: int) -> None:
         health = WorkerHealth(self._current, self._pairs, self._clock)
-        self._health = HealthServer(health.report, port)
+        self._health = HealthServer(health.report, port, host=host)
         try:
             await self._health.start()
         except OSError as error:
-            log.error("no health server on port %d: %s", port, error)
+            log.error("no health server on %s port %d: %s", host, port, error)
 
     def _current(self) -> list[Child | None]:
         return [slot.child for slot in self._slots]

@@ -90,24 +90,22 @@ def boolean(text: str) -> bool:
 
 
 def redact(url: str) -> str:
-    """The URL with its password, and options that look like secrets, replaced by ``***``."""
-    parts = urlsplit(url)
-    netloc = parts.netloc
-    if "@" in netloc:
-        login, _, place = netloc.rpartition("@")
-        netloc = f"{login.partition(':')[0]}:***@{place}" if ":" in login else f"{login}@{place}"
-    query = "&".join(
-        f"{key}=***" if _secret(key) else f"{key}={value}"
-        for key, value in parse_qsl(parts.query, keep_blank_values=True)
+    """The URL with its password, and options that look like secrets, replaced by ``***``.
+    Anything else stays to the letter; text that is no URL is cut the same way, never trusted."""
+    place, mark, query = url.partition("?")
+    head, scheme_end, rest = place.partition("://")
+    if not scheme_end:
+        head, rest = "", place
+    authority, slash, path = rest.partition("/")
+    login, at, host = authority.rpartition("@")
+    if at:
+        user, colon, _ = login.partition(":")
+        authority = f"{user}{':***' if colon else ''}@{host}"
+    options = "&".join(
+        f"{key}=***" if _secret(key) else f"{key}{equals}{value}"
+        for key, equals, value in (option.partition("=") for option in query.split("&"))
     )
-    shown = parts._replace(netloc=netloc, query=query).geturl()
-    if parts.scheme and not parts.netloc and url.startswith(f"{parts.scheme}://"):
-        shown = (
-            shown.replace(f"{parts.scheme}:", f"{parts.scheme}://", 1)
-            if "://" not in shown
-            else shown
-        )
-    return shown
+    return f"{head}{scheme_end}{authority}{slash}{path}{mark}{options if mark else ''}"
 
 
 def _secret(key: str) -> bool:

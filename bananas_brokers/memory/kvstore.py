@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from bisect import bisect_right, insort
-from collections.abc import Awaitable, Callable, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary
 
 import msgspec
 
 from bananas_brokers.memory.bell import Bell, wait_for
+from bananas_brokers.memory.connection import Connection
+from bananas_brokers.memory.store import Store
 from bananas_core.clock import Clock
 from bananas_core.errors import ResultBackendUnavailable
 from bananas_core.keyvalue.store import Change, Entry, StoreCapabilities
@@ -73,23 +75,22 @@ class Shelf:
             self.order.pop(bisect_right(self.order, key) - 1)
 
 
-_shelves: WeakValueDictionary[tuple[str, str], Shelf] = WeakValueDictionary()
+_shelves: Final[WeakKeyDictionary[Store, Shelf]] = WeakKeyDictionary()
 
 
-def find_shelf(name: str, namespace: str, clock: Clock) -> Shelf:
-    """The shelf that all users of a name and namespace share; it goes with the last of them."""
-    shelf = _shelves.get((name, namespace))
-    if shelf is None:
-        shelf = _shelves[(name, namespace)] = Shelf(clock)
-    return shelf
+def shelf_of(store: Store) -> Shelf:
+    """The shelf that all clients of a store share; it goes with the store."""
+    if store not in _shelves:
+        _shelves[store] = Shelf(store.clock)
+    return _shelves[store]
 
 
 class MemoryKeyValueStore:
-    """One client of a shelf."""
+    """One client. Its ``connection`` says which shelf, and keeps it alive."""
 
     def __init__(
         self,
-        shelf: Shelf,
+        connection: Connection,
         *,
         rng: random.Random | None = None,
         faults: StoreFaults = NO_FAULTS,
@@ -98,16 +99,21 @@ class MemoryKeyValueStore:
         self.capabilities = StoreCapabilities(pushes=True)
         self.faults = faults
         self.hook = hook
-        self._shelf = shelf
+        self._connection = connection
         self._rng = rng or random.Random()
-        self._open = False
+
+    @property
+    def _shelf(self) -> Shelf:
+        return shelf_of(self._connection.store())
 
     async def open(self) -> None:
-        self._open = True
+        self._connection.open()
 
     async def close(self) -> None:
-        self._open = False
-        self._shelf.bell.ring_all()
+        if self._connection.is_open:
+            bell = self._shelf.bell
+            self._connection.close()
+            bell.ring_all()
 
     async def get(self, keys: Sequence[str]) -> list[Entry | None]:
         await self._before("get")
@@ -128,16 +134,13 @@ class MemoryKeyValueStore:
     async def scan(self, prefix: str, after: str, limit: int) -> list[Entry]:
         await self._before("scan")
         order = self._shelf.order
-        begin = bisect_right(order, after) if after >= prefix else bisect_right(order, prefix)
-        if after < prefix and begin and order[begin - 1] == prefix:
-            begin -= 1
+        place = max(bisect_left(order, prefix), bisect_right(order, after))
         found: list[Entry] = []
-        for key in order[begin : begin + limit + 64]:
-            if not key.startswith(prefix) or len(found) >= limit:
-                break
-            entry = self._entry(key)
-            if entry is not None:
+        while len(found) < limit and place < len(order) and order[place].startswith(prefix):
+            entry = self._entry(order[place])
+            if entry is not None:  # else it had expired, and the next one has its place now
                 found.append(entry)
+                place += 1
         await self._after("scan")
         return found
 
@@ -147,14 +150,19 @@ class MemoryKeyValueStore:
         await self._after("number")
         return value
 
-    async def watch(self, keys: Sequence[str], timeout: float) -> None:
+    async def watch(self, known: Mapping[str, int], timeout: float) -> None:
         await self._before("watch")
-        with self._shelf.bell.listen(keys) as event:
-            await wait_for(event, timeout)
+        with self._shelf.bell.listen(known) as event:
+            if all(self._version(key) == version for key, version in known.items()):
+                await wait_for(event, timeout)
 
     async def now(self) -> float:
         await self._before("now")
         return self._shelf.clock.now()
+
+    def _version(self, key: str) -> int:
+        found = self._shelf.get(key)
+        return 0 if found is None else found.version
 
     def _entry(self, key: str) -> Entry | None:
         found = self._shelf.get(key)
@@ -164,8 +172,7 @@ class MemoryKeyValueStore:
         if change.version is not None:
             if self._rng.random() < self.faults.conflict:
                 return None
-            found = self._shelf.get(change.key)
-            if (0 if found is None else found.version) != change.version:
+            if self._version(change.key) != change.version:
                 return None
         return self._shelf.put(change)
 
@@ -173,8 +180,7 @@ class MemoryKeyValueStore:
         await asyncio.sleep(0)
         if self.hook is not None:
             await self.hook("before", primitive)
-        if not self._open:
-            raise ResultBackendUnavailable("the ledger is not open; call open() first")
+        self._connection.store()  # raises if it was closed
 
     async def _after(self, primitive: str) -> None:
         await asyncio.sleep(0)

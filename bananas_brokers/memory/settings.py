@@ -14,14 +14,19 @@ class Form(StrEnum):
     """Which of the two drivers behind ``memory://`` is meant."""
 
     FUSED = "fused"
+    """One store for messages and records, as Redis and SQLite have it."""
     SPLIT = "split"
+    """A transport that duplicates and reorders, with a key-value ledger apart from it."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Objects with equal settings and namespace in one process share their jobs."""
 
     name: str = ""
+    """Which store of this process; no name is a name too."""
     form: Form = Form.FUSED
+    """`fused`: one store for messages and records. `split`: a transport that may duplicate and
+    reorder, apart from a key-value ledger, to test against the awkward kind of broker."""
 
 
 def read_settings(url: str) -> Settings:

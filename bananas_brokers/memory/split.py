@@ -12,15 +12,23 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary
 
 import msgspec
 
 from bananas_brokers.memory.bell import Bell, queue_topic, wait_for
-from bananas_brokers.memory.kvstore import NO_FAULTS, MemoryKeyValueStore, StoreFaults, find_shelf
-from bananas_brokers.memory.settings import read_settings
-from bananas_core.clock import Clock, SystemClock
-from bananas_core.errors import TransportError, TransportUnavailable, UnsupportedCapability
+from bananas_brokers.memory.connection import Connection
+from bananas_brokers.memory.kvstore import NO_FAULTS, MemoryKeyValueStore, StoreFaults
+from bananas_brokers.memory.settings import Form, Settings, read_settings
+from bananas_brokers.memory.store import Store
+from bananas_core.clock import Clock
+from bananas_core.errors import (
+    BananasError,
+    ResultBackendUnavailable,
+    TransportError,
+    TransportUnavailable,
+    UnsupportedCapability,
+)
 from bananas_core.keyvalue import KeyValueBackend
 from bananas_core.results import ResultBackend
 from bananas_core.transport import (
@@ -36,8 +44,6 @@ LEASE: Final = 15.0
 NEIGHBOURS: Final = 3
 """The next message is any of so many oldest ones of its band."""
 LOOK: Final = 1.0
-LOWER_EVERY: Final = 16
-"""Every so many receives begin at the lowest band, so that none starves."""
 
 
 class TransportFaults(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,10 +98,9 @@ class Broker:
             place.append(message)
         self.bell.ring(queue_topic(name))
 
-    def take(self, name: str, limit: int, holder: object, *, lowest: bool) -> list[Delivery]:
+    def take(self, name: str, limit: int, holder: object) -> list[Delivery]:
         found: list[Delivery] = []
-        order = range(LEVELS) if lowest else range(LEVELS - 1, -1, -1)
-        for band in order:
+        for band in reversed(range(LEVELS)):
             place = self.queue(name).bands[band]
             while place and len(found) < limit:
                 index = self.rng.randrange(min(NEIGHBOURS, len(place)))
@@ -128,7 +133,15 @@ class Broker:
             self.give_back(token)
 
 
-_brokers: WeakValueDictionary[tuple[str, str], Broker] = WeakValueDictionary()
+_brokers: Final[WeakKeyDictionary[Store, Broker]] = WeakKeyDictionary()
+
+
+def _connect(
+    url: str, namespace: str, clock: Clock | None, unavailable: type[BananasError]
+) -> Connection:
+    """The fused form of the same name is another store."""
+    settings = Settings(name=f"{read_settings(url).name}?form=split", form=Form.SPLIT)
+    return Connection(settings, namespace, clock, unavailable)
 
 
 class SplitTransport:
@@ -147,35 +160,39 @@ class SplitTransport:
         rng: random.Random | None = None,
         faults: TransportFaults | None = None,
     ) -> None:
-        key = (read_settings(url).name, namespace)
-        broker = _brokers.get(key)
-        if broker is None:
-            broker = _brokers[key] = Broker(clock or SystemClock(), rng or random.Random())
-        self._broker = broker
-        self._rng = rng or broker.rng
+        self._connection = _connect(url, namespace, clock, TransportUnavailable)
+        self._rng = rng or random.Random()
         self._faults = faults or TransportFaults()
-        self._open = False
         self._turn = 0
 
+    @property
+    def _broker(self) -> Broker:
+        """Raises TransportUnavailable if this transport is not open."""
+        store = self._connection.store()
+        if store not in _brokers:
+            _brokers[store] = Broker(store.clock, self._rng)
+        return _brokers[store]
+
     async def open(self) -> None:
-        self._open = True
+        self._connection.open()
 
     async def close(self) -> None:
-        if not self._open:
+        if not self._connection.is_open:
             return
-        self._open = False
-        mine = [token for token, lease in self._broker.leases.items() if lease.holder is self]
+        broker = self._broker
+        mine = [token for token, lease in broker.leases.items() if lease.holder is self]
         for token in mine:
-            self._broker.give_back(token)
-        self._broker.bell.ring_all()
+            broker.give_back(token)
+        self._connection.close()
+        broker.bell.ring_all()
 
     async def declare(self, queues: Sequence[str]) -> None:
-        self._check()
+        self._connection.store()
         for name in queues:
             self._broker.queue(name)
 
     async def send(self, messages: Sequence[Outgoing]) -> list[TransportError | None]:
-        self._check()
+        self._connection.store()
         answers: list[TransportError | None] = []
         for message in messages:
             if len(message.body) > self.capabilities.max_message:
@@ -197,11 +214,11 @@ class SplitTransport:
         return answers
 
     async def receive(self, queues: Sequence[str], limit: int, timeout: float) -> list[Delivery]:
-        self._check()
+        self._connection.store()
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
         with self._broker.bell.listen(queue_topic(name) for name in queues) as event:
-            while self._open:
+            while self._connection.is_open:
                 found = self._take(queues, limit)
                 left = until - loop.time()
                 if found or left <= 0:
@@ -225,7 +242,6 @@ class SplitTransport:
         return self._settle(deliveries, bury)
 
     async def stats(self, queues: Sequence[str]) -> list[QueueStats]:
-        self._check()
         self._broker.expire()
         found = []
         for name in queues:
@@ -245,7 +261,6 @@ class SplitTransport:
         return found
 
     async def purge(self, queue: str) -> int:
-        self._check()
         self._broker.expire()
         gone = self._broker.queues.get(queue)
         if gone is None:
@@ -264,21 +279,15 @@ class SplitTransport:
     def _take(self, queues: Sequence[str], limit: int) -> list[Delivery]:
         self._broker.expire()
         self._turn += 1
-        lowest = self._turn % LOWER_EVERY == 0
         begin = self._turn % len(queues) if queues else 0
         found: list[Delivery] = []
         for name in (*queues[begin:], *queues[:begin]):
-            found += self._broker.take(name, limit - len(found), self, lowest=lowest)
+            found += self._broker.take(name, limit - len(found), self)
         return found
 
     def _settle(self, deliveries: Sequence[Delivery], end: Callable[[int], object]) -> list[bool]:
-        self._check()
         self._broker.expire()
         return [bool(end(delivery.token)) for delivery in deliveries]
-
-    def _check(self) -> None:
-        if not self._open:
-            raise TransportUnavailable("the transport is not open; call open() first")
 
 
 class SplitResultBackend(KeyValueBackend):
@@ -294,6 +303,6 @@ class SplitResultBackend(KeyValueBackend):
         faults: StoreFaults = NO_FAULTS,
     ) -> None:
         rng = rng or random.Random()
-        shelf = find_shelf(read_settings(url).name, namespace, clock or SystemClock())
-        self.kv = MemoryKeyValueStore(shelf, rng=rng, faults=faults)
+        connection = _connect(url, namespace, clock, ResultBackendUnavailable)
+        self.kv = MemoryKeyValueStore(connection, rng=rng, faults=faults)
         super().__init__(self.kv, rng=rng)

@@ -41,7 +41,7 @@ def worker(
     grace: Annotated[
         float | None,
         typer.Option(
-            "--grace", help="Time for running jobs when told to stop (30).", min=0, metavar="S"
+            "--grace", help="Seconds for running jobs when told to stop (30).", min=0, metavar="S"
         ),
     ] = None,
     pool: Annotated[
@@ -53,7 +53,9 @@ def worker(
     ] = None,
     max_memory: Annotated[
         int | None,
-        typer.Option("--max-memory", help="Replace a process over this.", min=1, metavar="MB"),
+        typer.Option(
+            "--max-memory", help="Replace a process over so many MiB.", min=1, metavar="MB"
+        ),
     ] = None,
     reload: Annotated[
         bool, typer.Option("--reload", help="For development: start anew when code changes.")
@@ -62,11 +64,15 @@ def worker(
         int | None,
         typer.Option(
             "--health-port",
-            help="Answer /healthz here, on loopback.",
+            help="Answer /healthz on this port.",
             min=0,
             max=65535,
             metavar="P",
         ),
+    ] = None,
+    health_host: Annotated[
+        str | None,
+        typer.Option("--health-host", help="The address for that (127.0.0.1).", metavar="H"),
     ] = None,
 ) -> None:
     """Run jobs of an app until SIGTERM or Ctrl-C; a second one stops at once."""
@@ -88,6 +94,7 @@ def worker(
         "max_jobs": max_jobs,
         "max_memory": max_memory,
         "health_port": health_port,
+        "health_host": health_host,
     }
     raise typer.Exit(run_worker(app, flags))
 

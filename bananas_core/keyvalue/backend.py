@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -45,7 +44,7 @@ from bananas_core.job import (
     Write,
     WriteAnswer,
 )
-from bananas_core.keyvalue import keys
+from bananas_core.keyvalue import keys, queries
 from bananas_core.keyvalue.dues import Dues
 from bananas_core.keyvalue.events import Feed
 from bananas_core.keyvalue.records import Records
@@ -54,8 +53,6 @@ from bananas_core.keyvalue.store import Change, Entry, KeyValueStore
 
 SCHEMA: Final = 1
 MAX_DOC: Final = 256 * 1024
-GROUPS: Final = ("state", "name", "routing_key", "worker", "priority")
-PAGE: Final = 500
 LOOK: Final = 1.0
 """Seconds after which a waiter looks for itself."""
 
@@ -167,25 +164,10 @@ class KeyValueBackend:
         return await self._records.get(ids)
 
     async def query(self, query: Query) -> Page:
-        found = [job async for job in self._matching(query)]
-        found.sort(key=lambda job: (job.created_at, job.id), reverse=True)
-        if query.cursor is not None:
-            at, _, id = query.cursor.partition(" ")
-            found = [job for job in found if (job.created_at, job.id) < (float(at), id)]
-        page = found[: query.limit]
-        cursor = None
-        if len(found) > query.limit:
-            cursor = f"{page[-1].created_at!r} {page[-1].id}"
-        return Page(jobs=tuple(page), cursor=cursor)
+        return await queries.query(self._records, query)
 
     async def count(self, by: Sequence[str], query: Query | None = None) -> list[Count]:
-        unknown = [name for name in by if name not in GROUPS]
-        if unknown:
-            raise ResultBackendError(f"can't count by {unknown[0]!r}; fields: {', '.join(GROUPS)}")
-        counts: Counter[tuple[str, ...]] = Counter()
-        async for job in self._matching(query or Query()):
-            counts[tuple(_text(getattr(job, name)) for name in by)] += 1
-        return [Count(group=group, count=number) for group, number in sorted(counts.items())]
+        return await queries.count(self._records, by, query or Query())
 
     async def sessions(self) -> list[SessionRecord]:
         return await self._sessions.listed(await self.store.now())
@@ -193,14 +175,17 @@ class KeyValueBackend:
     async def wait(self, ids: Sequence[str], timeout: float) -> list[Job]:
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
-        watched = [keys.job(id) for id in dict.fromkeys(ids)]
+        wanted = list(dict.fromkeys(ids))
         while self._open:
-            found = await self._records.get(list(dict.fromkeys(ids)))
-            final = [job for job in found if job is not None and job.state in FINAL]
+            found = dict(zip(wanted, await self._records.read(wanted), strict=True))
+            final = [one.job for one in found.values() if one and one.job.state in FINAL]
             left = until - loop.time()
             if final or left <= 0:
                 return final
-            await self.store.watch(watched, min(left, LOOK))
+            known = {
+                keys.job(id): 0 if one is None else one.entry.version for id, one in found.items()
+            }
+            await self.store.watch(known, min(left, LOOK))
         return []
 
     async def signal(self, signals: Sequence[Signal]) -> tuple[list[SignalAnswer], list[Ready]]:
@@ -274,14 +259,6 @@ class KeyValueBackend:
     async def now(self) -> float:
         return await self.store.now()
 
-    async def _matching(self, query: Query) -> Any:
-        after: str | None = ""
-        while after is not None:
-            jobs, after = await self._records.page(after, PAGE)
-            for job in jobs:
-                if matches(job, query):
-                    yield job
-
     async def _check_schema(self) -> None:
         value = str(SCHEMA).encode()
         await self.store.write([Change(key=keys.SCHEMA, value=value, version=0)])
@@ -293,30 +270,5 @@ class KeyValueBackend:
             )
 
 
-def matches(job: Job, query: Query) -> bool:
-    """Whether a record meets all conditions."""
-    return (
-        (not query.states or job.state in query.states)
-        and (query.name is None or job.name == query.name)
-        and (query.routing_key is None or job.routing_key == query.routing_key)
-        and (query.tag is None or query.tag in job.tags)
-        and (query.worker is None or job.worker == query.worker)
-        and (query.since is None or job.created_at >= query.since)
-        and (query.until is None or job.created_at < query.until)
-        and (
-            query.pending_before is None
-            or (
-                job.state is JobState.PENDING
-                and job.pending_at is not None
-                and job.pending_at < query.pending_before
-            )
-        )
-    )
-
-
 def _doc(entry: Entry) -> Doc:
     return Doc(key=entry.key.removeprefix(keys.DOCS), value=entry.value, version=entry.version)
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)

@@ -54,9 +54,7 @@ class Dues:
         looked, more_due = await self._look(max(0, limit - len(sends)), now)
         sends.update(looked)
         if lost and self._records.guard:
-            for queue, instant in lost.items():
-                room = max(0, limit - len(sends))
-                sends.update(await self._lost(queue, instant, room, now, sends))
+            sends.update(await self._lost(lost, max(0, limit - len(sends)), now, sends))
         if not self._records.guard:
             return [], more or more_due
         return [state.ready(job) for job in sends.values()], more or more_due
@@ -164,17 +162,17 @@ class Dues:
         await self._store.write([Change(key=entry.key, value=None, version=entry.version)])
 
     async def _lost(
-        self, queue: str, instant: float, limit: int, now: float, sent: Mapping[str, Job]
+        self, lost: Mapping[str, float], limit: int, now: float, sent: Mapping[str, Job]
     ) -> dict[str, Job]:
         """L36: a full scan, which is why the core asks for it seldom."""
         ids: list[str] = []
         after: str | None = ""
         while after is not None and len(ids) < limit:
             jobs, after = await self._records.page(after, PAGE)
-            ids += [job.id for job in jobs if job.id not in sent and _is_lost(job, queue, instant)]
+            ids += [job.id for job in jobs if job.id not in sent and _is_lost(job, lost)]
 
         def resend(id: str, job: Job | None) -> Job | None:
-            if job is None or not _is_lost(job, queue, instant):
+            if job is None or not _is_lost(job, lost):
                 return job
             return state.resend(job, now)
 
@@ -242,11 +240,10 @@ class Dues:
             await self._store.write([Change(key=entry.key, value=None) for entry in entries])
 
 
-def _is_lost(job: Job, queue: str, instant: float) -> bool:
+def _is_lost(job: Job, lost: Mapping[str, float]) -> bool:
     return (
         job.state is JobState.PENDING
-        and job.routing_key == queue
         and job.pending_at is not None
-        and job.pending_at < instant
+        and job.pending_at < lost.get(job.routing_key, job.pending_at)
         and (job.guard_at is None or job.guard_hold < state.SECOND_HOLD)
     )

@@ -9,7 +9,7 @@ K4. Errors are ResultBackendError and ResultBackendUnavailable, as in ``results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -78,9 +78,10 @@ class KeyValueStore(Protocol):
         """K8. A counter: 1 at the first call, one more at each further call, never one twice."""
         ...
 
-    async def watch(self, keys: Sequence[str], timeout: float) -> None:
-        """K9. Returns when one of the keys may have changed since the call, or after
-        ``timeout`` seconds."""
+    async def watch(self, known: Mapping[str, int], timeout: float) -> None:
+        """K9. Returns as soon as a key may have another version than the one that is known (0:
+        absent), so that nothing is missed between a read and the watch; on close; or after
+        ``timeout`` seconds. A store that doesn't push waits for a while, at most a second."""
         ...
 
     async def now(self) -> float:

@@ -29,6 +29,14 @@ async def short(number: int) -> int:
     return number
 
 
+@app.task(name="quick")
+async def quick(number: int) -> int:
+    _note("start")
+    await asyncio.sleep(0.001)
+    _note("end")
+    return number
+
+
 @app.task(name="sleepy", max_attempts=5)
 async def sleepy(seconds: float) -> int:
     _note("start")

@@ -15,7 +15,7 @@ async def main(url: str, seconds: float) -> None:
         number = 0
         while time.monotonic() < end:
             jobs = await asyncio.gather(
-                *(app.submit_job("short", {"number": number + n}) for n in range(20))
+                *(app.submit_job("quick", {"number": number + n}) for n in range(20))
             )
             number += 20
             print("\n".join(job.id for job in jobs), flush=True)

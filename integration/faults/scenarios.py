@@ -284,7 +284,7 @@ async def hammer(stage: Stage) -> None:
         accepted += len(ids)
     stage.figures["accepted"] = accepted
     async with Bananas(stage.url) as app:
-        await stage.drained(app.backend, 120)
+        await stage.drained(app.backend, 300)
         await stage.judged(app.backend)
     log = stage.groups[0].log()
     stage.check("database is locked" not in log, "a lock error surfaced in a worker")
@@ -339,7 +339,7 @@ async def restarts(stage: Stage) -> None:
     async with Bananas(stage.url) as app:
         for number in range(count):
             group = stage.group(f"g{number}", processes=1, grace=2)
-            await stage.submit(app, "short", [{"number": n} for n in range(200)])
+            await stage.submit(app, "quick", [{"number": n} for n in range(200)])
             await asyncio.sleep(stage.rng.uniform(0.0, 0.2))
             group.terminate()
             stage.check(group.wait(10) == 0, "the exit code is not 0")
