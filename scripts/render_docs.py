@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import sys
 import typing
@@ -25,6 +26,7 @@ import msgspec
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 CORE = ROOT / "bananas_core"
+FAULTS = ROOT / "docs" / "data" / "faults.json"
 NOTE = "<!-- Rendered by scripts/render_docs.py from {}; don't edit this page. -->\n\n"
 PROMISE = re.compile(r"^([TL]\d+)\. ", re.MULTILINE)
 
@@ -47,8 +49,7 @@ What you may count on, in plain words, then every promise of the two contracts b
 How this is done: [at least once, and the fence](../explanation/at-least-once-and-the-fence.md).
 What each capability of a driver means is in the contracts themselves,
 `bananas_core/transport.py` and `bananas_core/results.py`. *Tests* are those of the conformance
-suite, without their `test_`; they run on every driver. Figures from long runs with kills and
-restarts are not here yet.
+suite, without their `test_`; they run on every driver.
 
 """
 
@@ -85,7 +86,32 @@ def guarantees() -> str:
             tests = ", ".join(f"`{test}`" for test in shown_by.get(number, ())) or "none yet"
             text += f"| {number} | {call} | {cell(promise)} | {tests} |\n"
         text += "\n"
-    return text.rstrip("\n") + "\n"
+    return (text + measured()).rstrip("\n") + "\n"
+
+
+def measured() -> str:
+    """What the fault scenarios counted in the run whose figures are kept."""
+    data = json.loads(FAULTS.read_text("utf-8"))
+    about = data["about"]
+    text = (
+        "## Measured\n\n"
+        f"By `make faults` at level `{about['level']}`: real processes on SQLite "
+        f"{about['sqlite']}, Python {about['python']}, {about['cores']} cores. *Extra runs* are "
+        "starts of a body beyond one for each accepted job.\n\n"
+        "| scenario | accepted | lost | extra runs | ended as | other figures |\n"
+        "|---|---|---|---|---|---|\n"
+    )
+    for scenario in data["scenarios"]:
+        figures = dict(scenario["figures"])
+        verdict = figures.pop("verdict", {})
+        figures.pop("accepted", None)
+        states = ", ".join(f"{n} {state}" for state, n in sorted(verdict["states"].items()))
+        other = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in figures.items())
+        text += (
+            f"| {cell(scenario['promise'])} | {verdict['accepted']} | {len(verdict['lost'])} "
+            f"| {verdict['extra_runs']} | {states} | {cell(other)} |\n"
+        )
+    return text
 
 
 def promises(path: Path, contract: str) -> Iterator[tuple[str, str, str]]:

@@ -76,7 +76,6 @@ class Detail(
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Detail).decode
-_NOTHING: Final = _encode(Detail())
 
 
 def rank(priority: int, head: bool) -> int:
@@ -87,17 +86,6 @@ def rank(priority: int, head: bool) -> int:
 def changing(job: Job, order: int) -> tuple[Any, ...]:
     """Values of the columns that change, for ``UPDATE`` (followed by seq) and ``INSERT``."""
     head = job.head
-    detail = _encode(
-        Detail(
-            attempts=job.attempts,
-            result=job.result,
-            error=job.error,
-            progress=job.progress,
-            held=job.held,
-            cancel=job.cancel,
-            tags=job.tags,
-        )
-    )
     return (
         NUMBERS[job.state],
         job.priority,
@@ -119,7 +107,32 @@ def changing(job: Job, order: int) -> tuple[Any, ...]:
         job.guard_at,
         job.guard_hold,
         job.due_at,
-        None if detail == _NOTHING else detail,
+        _detail(job),
+    )
+
+
+def _detail(job: Job) -> bytes | None:
+    """None for most new jobs, which have none of it."""
+    if not (
+        job.attempts
+        or job.tags
+        or job.result is not None
+        or job.error is not None
+        or job.progress is not None
+        or job.held is not None
+        or job.cancel is not None
+    ):
+        return None
+    return _encode(
+        Detail(
+            attempts=job.attempts,
+            result=job.result,
+            error=job.error,
+            progress=job.progress,
+            held=job.held,
+            cancel=job.cancel,
+            tags=job.tags,
+        )
     )
 
 

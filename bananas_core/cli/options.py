@@ -92,7 +92,7 @@ def _app_is_first(arguments: list[str], needed: int, several: bool, by_url: bool
     return extra or default_app() is None
 
 
-def parse_since(text: str, now: float) -> float:
+def parse_since(text: str, now: float, option: str = "--since") -> float:
     """``90s``, ``15m``, ``1h``, ``7d``, ``2w`` before ``now``, or an ISO date or time (UTC if it
     has no offset), as unix seconds.
 
@@ -106,7 +106,7 @@ def parse_since(text: str, now: float) -> float:
         moment = datetime.fromisoformat(text.strip())
     except ValueError as error:
         raise typer.BadParameter(
-            f"--since takes 90s, 15m, 1h, 7d or an ISO time, not {text!r}"
+            f"{option} takes 90s, 15m, 1h, 7d or an ISO time, not {text!r}"
         ) from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

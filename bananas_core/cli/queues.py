@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import getpass
 import socket
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
 
-from bananas_core.cli.options import BrokerUrl, Json, ResultBackendUrl, arguments, find_target
+from bananas_core.cli.options import (
+    BrokerUrl,
+    Json,
+    ResultBackendUrl,
+    arguments,
+    find_target,
+    parse_since,
+)
 from bananas_core.cli.output import Output, cell
 from bananas_core.cli.run import run
 from bananas_core.clock import to_datetime
 from bananas_core.due import PAUSE_PREFIX
-from bananas_core.job import JobState, Query, Signal, SignalKind, Write
+from bananas_core.job import JobState, Query, Retention, Signal, SignalKind, Write
 from bananas_core.message import check_name
 from bananas_core.target import Target, get_app
 
@@ -24,6 +32,8 @@ if TYPE_CHECKING:
     from bananas_core.results import ResultBackend
 
 PAGE: Final = 500
+FOR_EVER: Final = 1e10
+"""Seconds; longer than anything is kept."""
 
 
 class PauseFlag(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,16 +85,36 @@ def resume(
 
 
 def purge(
-    args: Annotated[list[str], arguments("KEY")],
+    args: Annotated[list[str] | None, arguments("KEY")] = None,
+    dead_letters: Annotated[
+        bool,
+        typer.Option(
+            "--dead-letters",
+            help="Delete failed and quarantined jobs instead, of all routing keys.",
+        ),
+    ] = False,
+    before: Annotated[
+        str,
+        typer.Option(
+            "--before",
+            help="With --dead-letters: those that ended before 15m, 1h, 7d ago or an ISO time. "
+            "None younger than ten minutes is deleted.",
+            metavar="TIME",
+        ),
+    ] = "10m",
     broker_url: BrokerUrl = None,
     result_backend_url: ResultBackendUrl = None,
     as_json: Json = False,
 ) -> None:
     """Cancel all pending and scheduled jobs of a routing key and remove its messages."""
-    target, (key,) = find_target(
-        args, ["KEY"], broker_url=broker_url, result_backend_url=result_backend_url
+    names = [] if dead_letters else ["KEY"]
+    target, found = find_target(
+        args or [], names, broker_url=broker_url, result_backend_url=result_backend_url
     )
-    run(_purge(target, check_name("routing_key", key), Output(json=as_json)))
+    if dead_letters:
+        run(_purge_dead(target, before, Output(json=as_json)))
+    else:
+        run(_purge(target, check_name("routing_key", found[0]), Output(json=as_json)))
 
 
 async def _queues(target: Target, out: Output) -> None:
@@ -191,6 +221,26 @@ async def _purge(target: Target, key: str, out: Output) -> None:
         if out.json:
             out.line({"routing_key": key, "cancelled": cancelled, "removed": removed})
         out.say(f"{key}: {cancelled} jobs cancelled, {removed} messages removed")
+
+
+async def _purge_dead(target: Target, before: str, out: Output) -> None:
+    async with get_app(target) as app:
+        now = await app.backend.now()
+        age = max(0.0, now - parse_since(before, now, "--before"))
+        kept = Retention(
+            completed=FOR_EVER,
+            cancelled=FOR_EVER,
+            events=FOR_EVER,
+            failed=age,
+            quarantined=age,
+            most=sys.maxsize,
+        )
+        deleted = 0
+        while gone := await app.backend.prune(kept, PAGE):
+            deleted += gone
+        if out.json:
+            out.line({"deleted": deleted})
+        out.say(f"{deleted} dead letters deleted")
 
 
 async def cancel_waiting(backend: ResultBackend, key: str, *, by: str) -> int:

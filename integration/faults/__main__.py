@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def run(name: str, level: str, seed: int) -> dict[str, object]:
-    """Run one scenario in a folder of its own, which is kept if it fails."""
+    """Run one scenario in a folder of its own."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=f"bananas-{name}-") as folder:
         stage = Stage(Path(folder), LEVELS[level], seed)
@@ -61,6 +61,7 @@ def run(name: str, level: str, seed: int) -> dict[str, object]:
         print(error, file=sys.stderr, flush=True)
     return {
         "name": name,
+        "promise": " ".join((SCENARIOS[name].__doc__ or "").split()),
         "passed": error is None,
         "seconds": round(took, 1),
         "figures": stage.figures,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,10 @@ import msgspec
 import pytest
 
 from bananas import Bananas
+from bananas_brokers.sqlite.results import SQLiteResultBackend
+from bananas_core.clock import SystemClock
 from bananas_core.due import PauseWatch
-from bananas_core.job import Session
+from bananas_core.job import Hint, JobPut, Outcome, OutcomeKind, Session
 
 Cli = Callable[..., Any]
 
@@ -101,6 +104,31 @@ def test_purge_cancels_what_waits_on_that_key_only(
     assert states["media"]["pending"] == 1
     assert [q["ready"] for q in cli("queues", "shop:app", "--json").lines] == [0, 1]
     assert cli("purge", "default", "--json").lines[0]["cancelled"] == 0
+
+
+def test_purge_deletes_dead_letters_that_are_old_enough(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(age: float) -> None:
+        """A job that failed so many seconds ago."""
+        clock = SystemClock()
+        monkeypatch.setattr(clock, "now", lambda: time.time() - age)
+        backend = SQLiteResultBackend(Bananas().settings.broker_url, "bananas", clock=clock)
+        await backend.open(guard=False)
+        job = JobPut(id=f"failed-{age:g}", name="add", message=b"{}")
+        await backend.put([job])
+        (verdict,) = await backend.claim("s", [Hint(id=job.id, gen=1)])
+        assert verdict.claim is not None
+        fence = verdict.claim.fence
+        await backend.finish([Outcome(id=job.id, fence=fence, kind=OutcomeKind.FAILED)])
+        await backend.close()
+
+    for age in (0.0, 1_000.0, 100_000.0):
+        asyncio.run(fail(age))
+    assert cli("purge", "--dead-letters", "--before", "1d", "--json").lines == [{"deleted": 1}]
+    assert cli("purge", "--dead-letters", "--before", "0s", "--json").lines == [{"deleted": 1}]
+    (left,) = cli("jobs", "--json").lines
+    assert left["id"] == "failed-0"
 
 
 def test_workers_lists_live_sessions(cli: Cli) -> None:
