@@ -310,11 +310,10 @@ class Worker:
             self._stop.set()
 
     def _heard(self, answer: RenewAnswer) -> None:
-        fences = dict(self._executor.running)
-        for id, cancel in answer.cancelled.items():
-            for key in fences:
-                if key[0] == id:
-                    self._executor.cancel(key, cancel)
+        for key in list(self._executor.running):
+            cancel = answer.cancelled.get(key[0])
+            if cancel is not None:
+                self._executor.cancel(key, cancel)
         if answer.lost:
             self._executor.lose(frozenset(answer.lost))
 
