@@ -69,13 +69,18 @@ class Done(_Message, frozen=True, kw_only=True):
     outcome: Outcome
 
 
+class Begun(_Message, frozen=True, kw_only=True):
+    """From the runner: the claim was read and its body comes next. Without this word, a runner
+    that is lost has run nothing, and the job is not charged with a death."""
+
+
 class NotStarted(_Message, frozen=True, kw_only=True):
     """From the runner: the app can't be loaded or opened."""
 
     error: str
 
 
-FromRunner = Started | Told | Line | Done | NotStarted
+FromRunner = Started | Begun | Told | Line | Done | NotStarted
 
 _encode = msgspec.msgpack.Encoder().encode
 _from_runner: Final[msgspec.msgpack.Decoder[FromRunner]] = msgspec.msgpack.Decoder(FromRunner)
@@ -111,6 +116,8 @@ class Runner:
     ) -> None:
         self.process = process
         self.ready = False
+        self.began = False
+        """Whether it has read the claim that it was given last."""
         self._reader = reader
         self._writer = writer
 
@@ -131,6 +138,7 @@ class Runner:
         on_log: Callable[[str], None],
     ) -> Outcome:
         """Run one claim. Raises RunnerLost."""
+        self.began = False
         try:
             self._writer.write(to_frame(Run(claim=claim, payload=payload)))
             await self._writer.drain()
@@ -138,7 +146,9 @@ class Runner:
             raise RunnerLost("its pipe is closed") from error
         while True:
             message = await self._next()
-            if isinstance(message, Told):
+            if isinstance(message, Begun):
+                self.began = True
+            elif isinstance(message, Told):
                 on_progress(message.value, message.text)
             elif isinstance(message, Line):
                 on_log(message.text)
@@ -247,11 +257,28 @@ class ProcessIsolation:
         on_progress: Callable[[float, str | None], None],
         on_log: Callable[[str], None],
     ) -> Outcome:
+        """A runner that died while it was idle may look alive for a moment: another one is taken
+        until one has begun, or a new one can't."""
+        while True:
+            runner = None if fresh else self._take_idle()
+            new = runner is None
+            if runner is None:
+                runner = await self._start()
+            outcome = await self._run_in(runner, claim, payload, fresh, on_progress, on_log)
+            if new or runner.began or outcome.kind is not OutcomeKind.SNOOZE:
+                return outcome
+
+    async def _run_in(
+        self,
+        runner: Runner,
+        claim: Claim,
+        payload: bytes,
+        fresh: bool,
+        on_progress: Callable[[float, str | None], None],
+        on_log: Callable[[str], None],
+    ) -> Outcome:
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        runner = None if fresh else self._take_idle()
-        if runner is None:
-            runner = await self._start()
         self._busy.add(runner)
         good = False
         try:
@@ -262,8 +289,8 @@ class ProcessIsolation:
             return outcome
         except RunnerLost as error:
             log.error("the process that ran job %s was lost: %s", claim.id, error)
-            if not runner.ready:
-                return _later(claim, "its process ended while it started")
+            if not runner.began:
+                return _later(claim, "its process ended before it began")
             return Outcome(
                 id=claim.id, fence=claim.fence, kind=OutcomeKind.DIED, ran=loop.time() - begun
             )

@@ -132,12 +132,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def due_at(self) -> float | None:
         """When ``due`` must look at this record next; None for never."""
         if self.state is JobState.SCHEDULED:
-            moments = [m for m in (self.run_at, self.expires_at) if m is not None]
+            one, other = self.run_at, self.expires_at
         elif self.state is JobState.PENDING:
-            moments = [m for m in (self.guard_at, self.start_by) if m is not None]
+            one, other = self.guard_at, self.start_by
         else:
             return None
-        return min(moments, default=None)
+        if one is None or other is None:
+            return other if one is None else one
+        return min(one, other)
 
 
 TIMELINE: Final = 50

@@ -25,6 +25,7 @@ from bananas_core.context import JobContext
 from bananas_core.errors import BananasError
 from bananas_core.execute import run_body
 from bananas_core.isolate import (
+    Begun,
     Done,
     FromRunner,
     Line,
@@ -110,6 +111,7 @@ async def _serve(
     try:
         while True:
             run = to_run(await read_frame(reader))
+            desk.tell(Begun())
             desk.tell(Done(outcome=await desk.run(run)))
             await writer.drain()
     except (EOFError, ConnectionError):
