@@ -17,6 +17,8 @@ import msgspec
 from bananas_core.job import JobState
 from bananas_core.results import ResultBackend
 
+LOST_PROCESS = ("died", "lapsed", "lost")
+
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a task: ``what`` is ``start`` or ``end``; ``at`` is machine time."""
@@ -29,11 +31,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, kw_only=True):
-    """What the oracle found. ``lost``: accepted ids that are not final."""
+    """What the oracle found. ``lost``: accepted ids that are not final. ``in_flight``: claims
+    whose process was lost with their body begun and its outcome not recorded."""
 
     accepted: int
     states: dict[str, int]
     lost: list[str]
+    in_flight: int
     extra_runs: int
     overlaps: int
     never_ran: int
@@ -75,11 +79,14 @@ class Oracle:
         states: Counter[str] = Counter()
         lost: list[str] = []
         completed: set[str] = set()
+        in_flight = 0
         for begin in range(0, len(ids), 500):
             part = ids[begin : begin + 500]
             for id, job in zip(part, await backend.get(part), strict=True):
                 state = "unknown" if job is None else job.state.value
                 states[state] += 1
+                attempts = () if job is None else job.attempts
+                in_flight += sum(entry.outcome in LOST_PROCESS for entry in attempts)
                 if state not in ("completed", "failed", "cancelled", "quarantined"):
                     lost.append(id)
                 if job is not None and job.state is JobState.COMPLETED:
@@ -96,6 +103,7 @@ class Oracle:
             accepted=len(ids),
             states=dict(states),
             lost=lost,
+            in_flight=in_flight,
             extra_runs=extra,
             overlaps=overlaps,
             never_ran=len(completed - starts.keys()),
