@@ -148,8 +148,18 @@ def finish(
         job = replace(job, progress=outcome.progress)
     kind = outcome.kind
     if kind is OutcomeKind.COMPLETED:
-        done = _end(job, JobState.COMPLETED, now, None, started)
-        return True, _closed(replace(done, result=outcome.result, error=None), kind, now, started)
+        return True, replace(  # `_end` and `_closed` in one step: this is the hot path
+            job,
+            state=JobState.COMPLETED,
+            changed_at=now,
+            finished_at=now,
+            started_at=started if started is not None else job.started_at,
+            error=None,
+            held=None,
+            head=False,
+            result=outcome.result,
+            attempts=_entries(job, kind.value, now, started),
+        )
     if kind is OutcomeKind.DIED:
         return True, lapse(job, now, guard=guard, kind=kind.value)
     if job.cancel is not None or kind is OutcomeKind.CANCELLED:
@@ -407,15 +417,27 @@ def _closed(
     error: ErrorInfo | None = None,
 ) -> Job:
     """The timeline's entry of the running claim gets its outcome."""
-    entries = list(job.attempts)
-    for i in range(len(entries) - 1, -1, -1):
-        if entries[i].fence == job.fence:
-            brief = None if error is None else replace(error, traceback=None)
-            entries[i] = replace(
-                entries[i], ended_at=now, started_at=started, outcome=str(kind), error=brief
-            )
-            break
-    return replace(job, attempts=tuple(entries))
+    return replace(job, attempts=_entries(job, str(kind), now, started, error))
+
+
+def _entries(
+    job: Job, kind: str, now: float, started: float | None, error: ErrorInfo | None = None
+) -> tuple[AttemptInfo, ...]:
+    """The timeline with the outcome of the running claim, which is its last entry."""
+    if not job.attempts or job.attempts[-1].fence != job.fence:
+        return job.attempts
+    last = job.attempts[-1]
+    ended = AttemptInfo(
+        attempt=last.attempt,
+        fence=last.fence,
+        worker=last.worker,
+        claimed_at=last.claimed_at,
+        ended_at=now,
+        started_at=started,
+        outcome=kind,
+        error=None if error is None else replace(error, traceback=None),
+    )
+    return (*job.attempts[:-1], ended)
 
 
 def _finished_before(job: Job, outcome: Outcome) -> bool:
