@@ -58,8 +58,10 @@ def main(arguments: Sequence[str]) -> int:
     faulthandler.enable()
     die_with_parent(int(parent))
     watch_parent(int(parent))
-    # Ctrl-C reaches the whole group of processes; only the supervisor decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C, or a closed terminal, reaches the whole group of processes; only the supervisor
+    # decides what it means.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     sock = inherit(int(fd))
     try:
         child = ChildProcess(reference, int(slot), msgspec.json.decode(flags))

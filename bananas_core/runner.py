@@ -54,7 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     faulthandler.enable()
     die_with_parent(int(parent))
     watch_parent(int(parent))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     sock = inherit(int(fd))
     app, error = _load(reference)
     calls: SimpleQueue[Call | None] = SimpleQueue()

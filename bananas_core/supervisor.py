@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Coroutine, Mapping
@@ -61,7 +62,8 @@ class Slot:
 
 class Supervisor:
     """Runs until told to stop: SIGTERM or SIGINT gracefully, again: at once; SIGHUP replaces the
-    children one by one."""
+    children one by one, but means a graceful stop when it comes from a terminal that was closed.
+    """
 
     def __init__(self, config: SupervisorConfig, *, clock: Clock | None = None) -> None:
         self._config = config
@@ -91,7 +93,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        closes = os.isatty(0)  # then a hang-up says that nobody is there any more
+        loop.add_signal_handler(signal.SIGHUP, self._signalled if closes else self._hung_up)
         try:
             await self._watch()
         finally:

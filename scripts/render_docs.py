@@ -225,7 +225,8 @@ URLS = """
 
 A URL names a driver and a place, with options as query parameters:
 `sqlite:///jobs.db?busy_timeout=10`. Slashes are as in SQLAlchemy: three for a relative path, four
-for an absolute one. An unknown option is refused. Passwords are not shown in logs or errors.
+for an absolute one. The file is made, its folder must be there. An unknown option is refused.
+Passwords are not shown in logs or errors.
 
 """
 
@@ -309,6 +310,8 @@ Commands take the app as their first argument, `package.module:name`. It may be 
 Modules of the current folder are found.
 
 With `--json`, standard output has one JSON object a line, with the field names of `JobRecord`.
+Without it, tables leave out columns that are empty or that a narrow terminal has no room for; times
+are in UTC.
 
 | exit status | meaning |
 |---|---|

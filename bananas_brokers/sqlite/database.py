@@ -152,10 +152,12 @@ class Handle:
                 f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or later is needed"
             )
         check_place(self.settings.path)
-        try:
-            Path(self.settings.path).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._translated(error) from error
+        folder = Path(self.settings.path).parent
+        if not folder.is_dir():
+            # Made silently, a mistyped path would take jobs that no worker ever sees.
+            raise ConfigurationError(
+                f"{self.settings.path}: there is no folder {folder}; create it or correct the URL"
+            )
         self._join()
         try:
             async with asyncio.timeout(_OPEN_WITHIN):

@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from bananas_core.cli.options import Json, ResultBackendUrl
-from bananas_core.cli.output import Output
+from bananas_core.cli.output import Column, Output
 from bananas_core.cli.run import ExitCode, leave
 from bananas_core.errors import ConfigurationError
 from bananas_core.pair import load_pair
@@ -24,6 +24,13 @@ SUITE: Final = "bananas_core.testing.conformance"
 NEEDED: Final = ("pytest", "pytest_asyncio", "hypothesis")
 BROKEN: Final = 2
 """From this exit code on, pytest did not run the tests (interrupted, usage, nothing found)."""
+
+COLUMNS: Final = (
+    Column("promise"),
+    Column("outcome"),
+    Column("tests passed"),
+    Column("others", fold=True),
+)
 
 
 def conformance(
@@ -90,7 +97,7 @@ def show(out: Output, matrix: dict[str, Any]) -> None:
         passed = sum(map(_passed, tests))
         rows.append((promise["promise"], promise["outcome"], passed, "\n".join(other)))
     title = f"{head['subject']} (suite {head['suite']})"
-    out.table(title, ("promise", "outcome", "tests passed", "others"), rows)
+    out.table(title, COLUMNS, rows)
 
 
 def _passed(test: dict[str, Any]) -> bool:

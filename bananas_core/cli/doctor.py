@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 
 from bananas_core.cli.options import BrokerUrl, Json, ResultBackendUrl, arguments, find_target
-from bananas_core.cli.output import Output
+from bananas_core.cli.output import Column, Output
 from bananas_core.cli.run import run
 from bananas_core.pair import installed
 from bananas_core.target import Target, get_app
@@ -24,6 +24,9 @@ DURABILITY: Final = ("memory", "disk", "replicated")
 """From the weakest on: what survives nothing, a restart, the loss of a machine."""
 PACKAGES: Final = ("bananas", "msgspec", "pluggy", "pydantic-settings", "typer", "rich", "uvloop")
 GROUPS: Final = ("bananas.transports", "bananas.result_backends", "bananas.plugins")
+
+
+COLUMNS: Final = (Column("name"), Column("value", fold=True), Column("from", fold=True))
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,8 +69,9 @@ def show(out: Output, findings: list[Finding]) -> None:
     for topic in dict.fromkeys(finding.topic for finding in findings):
         rows = [f for f in findings if f.topic == topic]
         sourced = any(f.source is not None for f in rows)
-        columns = ("name", "value", "from") if sourced else ("name", "value")
+        columns = COLUMNS if sourced else COLUMNS[:2]
         out.table(topic, columns, ((f.name, f.value, f.source)[: len(columns)] for f in rows))
+        out.say("")
 
 
 def settings_of(app: Bananas) -> Iterable[Finding]:

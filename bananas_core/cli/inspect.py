@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
 from bananas_core.cli.options import BrokerUrl, Json, ResultBackendUrl, arguments, find_target
-from bananas_core.cli.output import Output, seconds_text
+from bananas_core.cli.output import Column, Output, count, seconds_text
 from bananas_core.cli.run import ExitCode, complain, leave, run
 from bananas_core.clock import to_datetime
 from bananas_core.job import SessionRecord
 from bananas_core.target import Target, get_app
+
+WORKERS: Final = (
+    Column("worker"),
+    Column("host", rank=7),  # both are in the id, too
+    Column("pid", rank=6),
+    Column("routing keys", fold=True),
+    Column("busy"),
+    Column("claims", rank=5),
+    Column("done", rank=1),
+    Column("memory", rank=2),
+    Column("version", rank=4),
+    Column("up", rank=3),
+    Column("renewed", rank=1),
+)
 
 
 def workers(
@@ -51,20 +65,7 @@ async def _workers(target: Target, out: Output) -> None:
                 )
             )
         if not out.json:
-            columns = (
-                "worker",
-                "host",
-                "pid",
-                "routing keys",
-                "busy",
-                "claims",
-                "done",
-                "memory",
-                "version",
-                "up",
-                "renewed",
-            )
-            out.table(f"{len(rows)} workers", columns, rows)
+            out.table(count(len(rows), "worker"), WORKERS, rows)
 
 
 def session_fields(record: SessionRecord) -> dict[str, object]:
@@ -107,7 +108,8 @@ async def _health(target: Target, out: Output) -> ExitCode:
         )
     elif report.ok:
         took = [f"{key} {seconds_text(seconds)}" for key, seconds in report.probes.items()]
-        out.say(f"healthy: {len(report.sessions)} workers; probes: {', '.join(took) or 'none'}")
+        workers = count(len(report.sessions), "worker")
+        out.say(f"healthy: {workers}; probes: {', '.join(took) or 'none'}")
     for reason in report.reasons:
         complain(reason)
     return ExitCode.OK if report.ok else ExitCode.UNAVAILABLE

@@ -17,9 +17,17 @@ from bananas_core.cli.options import (
     find_target,
     parse_since,
 )
-from bananas_core.cli.output import Output, escaped
+from bananas_core.cli.output import Output, count
 from bananas_core.cli.run import ExitCode, complain, exit_code, leave, run
-from bananas_core.cli.views import COLUMNS, job_row, json_text, show_job, with_raw
+from bananas_core.cli.views import (
+    COLUMNS,
+    QUARANTINED,
+    job_row,
+    json_text,
+    quarantined_row,
+    show_job,
+    with_raw,
+)
 from bananas_core.errors import (
     InvalidPayload,
     JobCancelled,
@@ -28,6 +36,7 @@ from bananas_core.errors import (
     UnknownTask,
 )
 from bananas_core.job import Job, JobState, Query, Signal, SignalKind
+from bananas_core.probe import PROBE
 from bananas_core.record import brief_record
 from bananas_core.report import LogLine, log_prefix
 from bananas_core.target import Target, get_app
@@ -189,31 +198,20 @@ async def _jobs(
             record = brief_record(item, app.codecs)
             if out.json:
                 out.line(with_raw(record, item) if raw else record)
-            elif raw:
-                rows.append(
-                    (
-                        *job_row(record)[:1],
-                        record.routing_key,
-                        job_row(record)[-1],
-                        record.created_at,
-                        escaped(item.message),
-                    )
-                )
             else:
-                rows.append(job_row(record))
-        if out.json:
-            return
-        columns = ("id", "routing key", "why", "created", "raw bytes")
-        out.table(f"{len(rows)} jobs", columns if raw else (*COLUMNS, "note"), rows)
+                rows.append(quarantined_row(record, item) if raw else job_row(record, item))
+        if not out.json:
+            out.table(count(len(rows), "job"), QUARANTINED if raw else COLUMNS, rows)
 
 
 async def found_jobs(app: Bananas, query: Query, limit: int) -> AsyncIterator[Job]:
-    """Up to ``limit`` records that match, page after page."""
+    """Up to ``limit`` records that match, page after page; health probes only by their name."""
     while limit > 0:
         page = await app.backend.query(query)
-        for item in page.jobs[:limit]:
+        jobs = [job for job in page.jobs if job.name != PROBE or query.name == PROBE][:limit]
+        for item in jobs:
             yield item
-        limit -= len(page.jobs)
+        limit -= len(jobs)
         if page.cursor is None:
             return
         query = msgspec.structs.replace(query, cursor=page.cursor)

@@ -8,12 +8,18 @@ from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 WIDE: Final = 200
 """Columns when the output is no terminal, so that pipes and files get whole ids."""
+
+GAP: Final = 3
+"""Spaces between two columns of a table."""
+FOLDED: Final = 20
+"""Least width of a column whose cells may be folded."""
 
 _STYLES: Final = {
     "completed": "green",
@@ -22,6 +28,15 @@ _STYLES: Final = {
     "cancelled": "yellow",
     "processing": "cyan",
 }
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A column of a table. Where the terminal is too narrow, those of the highest ``rank`` are
+    left out first, and those of rank 0 never; ``fold``: its cells may go over several lines."""
+
+    name: str
+    rank: int = 0
+    fold: bool = False
 
 
 class Output:
@@ -44,20 +59,31 @@ class Output:
     def say(self, text: str) -> None:
         """One line for people; left out with ``json``."""
         if not self.json:
-            self.console.print(Text(text))
+            self.console.print(Text(text), soft_wrap=True)
 
-    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """A table for people. What jobs brought along is shown as it is, never as markup."""
-        table = Table(title=title, title_justify="left", header_style="bold")
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(cell(value) for value in row))
+    def table(
+        self, title: str, columns: Sequence[Column], rows: Iterable[Sequence[object]]
+    ) -> None:
+        """A table for people, without columns that are empty or don't fit. What jobs brought
+        along is shown as it is, never as markup."""
+        cells = [[cell(value) for value in row] for row in rows]
+        self.console.print(Text(title, style="italic"), soft_wrap=True)
+        if not cells:
+            return
+        shown, fits = fitting(columns, cells, self.console.width)
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+        for index in shown:
+            column = columns[index]
+            table.add_column(column.name, overflow="fold", no_wrap=fits and not column.fold)
+        for row in cells:
+            table.add_row(*(row[index] for index in shown))
         self.console.print(table)
 
     def facts(self, title: str, rows: Iterable[tuple[str, object]]) -> None:
         """Names and values below each other."""
-        table = Table(title=title, title_justify="left", show_header=False)
+        if title:
+            self.console.print(Text(title, style="italic"), soft_wrap=True)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in rows:
@@ -65,12 +91,37 @@ class Output:
         self.console.print(table)
 
 
+def fitting(
+    columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int
+) -> tuple[list[int], bool]:
+    """Indexes of the columns to show in ``width``, and whether even these fit without folding
+    ids and the like."""
+    needed: dict[int, int] = {}
+    for index, column in enumerate(columns):
+        widest = max(row[index].cell_len for row in rows)
+        if widest:
+            if column.fold:
+                widest = min(widest, FOLDED)
+            needed[index] = max(widest, len(column.name)) + GAP
+    while sum(needed.values()) - GAP > width:
+        last = max(needed, key=lambda index: columns[index].rank)
+        if not columns[last].rank:
+            break
+        del needed[last]
+    return list(needed), sum(needed.values()) - GAP <= width
+
+
+def count(number: int, word: str) -> str:
+    """``1 job``, ``2 jobs``."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def cell(value: object) -> Text:
     """A value as a cell's text."""
     if value is None:
         return Text("")
     if isinstance(value, datetime):
-        return Text(value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"))
+        return Text(value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ"))
     text = plain(str(value))
     return Text(text, style=_STYLES.get(text, ""))
 

@@ -19,7 +19,7 @@ from bananas_core.cli.options import (
     find_target,
     parse_since,
 )
-from bananas_core.cli.output import Output, cell
+from bananas_core.cli.output import Column, Output, cell, count
 from bananas_core.cli.run import run
 from bananas_core.clock import to_datetime
 from bananas_core.due import PAUSE_PREFIX
@@ -34,6 +34,17 @@ if TYPE_CHECKING:
 PAGE: Final = 500
 FOR_EVER: Final = 1e10
 """Seconds; longer than anything is kept."""
+
+
+QUEUES: Final = (
+    Column("routing key"),
+    Column("ready"),
+    Column("leased", rank=2),
+    Column("buried", rank=2),
+    Column("oldest", rank=3),
+    *(Column(state.value, rank=1) for state in JobState),
+    Column("paused", fold=True),
+)
 
 
 class PauseFlag(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,8 +131,8 @@ def purge(
 async def _queues(target: Target, out: Output) -> None:
     async with get_app(target) as app:
         counts: dict[str, dict[str, int]] = {}
-        for count in await app.backend.count(["routing_key", "state"]):
-            counts.setdefault(count.group[0], {})[count.group[1]] = count.count
+        for found in await app.backend.count(["routing_key", "state"]):
+            counts.setdefault(found.group[0], {})[found.group[1]] = found.count
         paused = await pause_flags(app.backend)
         keys = sorted({*counts, *paused, *await _served_keys(app)})
         rows: list[tuple[object, ...]] = []
@@ -146,16 +157,15 @@ async def _queues(target: Target, out: Output) -> None:
                 (
                     stats.queue,
                     f"{about}{stats.ready}",
-                    f"{about}{stats.leased}",
-                    f"{about}{stats.buried}",
+                    f"{about}{stats.leased}" if stats.leased else "",
+                    f"{about}{stats.buried}" if stats.buried else "",
                     to_datetime(stats.oldest),
                     *(states.get(state.value, 0) or "" for state in JobState),
                     "" if flag is None else f"by {flag.by}: {flag.reason or 'no reason given'}",
                 )
             )
         if not out.json:
-            columns = ("routing key", "ready", "leased", "buried", "oldest")
-            out.table("queues", (*columns, *(state.value for state in JobState), "paused"), rows)
+            out.table(count(len(rows), "queue"), QUEUES, rows)
 
 
 async def _served_keys(app: Bananas) -> set[str]:
@@ -220,7 +230,7 @@ async def _purge(target: Target, key: str, out: Output) -> None:
         removed = await app.transport.purge(key)
         if out.json:
             out.line({"routing_key": key, "cancelled": cancelled, "removed": removed})
-        out.say(f"{key}: {cancelled} jobs cancelled, {removed} messages removed")
+        out.say(f"{key}: {count(cancelled, 'job')} cancelled, {count(removed, 'message')} removed")
 
 
 async def _purge_dead(target: Target, before: str, out: Output) -> None:
@@ -240,7 +250,7 @@ async def _purge_dead(target: Target, before: str, out: Output) -> None:
             deleted += gone
         if out.json:
             out.line({"deleted": deleted})
-        out.say(f"{deleted} dead letters deleted")
+        out.say(f"{count(deleted, 'dead letter')} deleted")
 
 
 async def cancel_waiting(backend: ResultBackend, key: str, *, by: str) -> int:

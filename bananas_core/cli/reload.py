@@ -37,8 +37,8 @@ class Reloader:
         self._stops = 0
 
     def run(self) -> int:
-        """Until SIGINT or SIGTERM, which are passed on; the worker's exit code."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        """Until SIGINT, SIGTERM or a closed terminal, which end the worker; its exit code."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._stop)
         found = changes(self._folder, self._end)
         watcher = threading.Thread(

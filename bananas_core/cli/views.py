@@ -7,16 +7,44 @@ from typing import Any, Final
 
 import msgspec
 
-from bananas_core.cli.output import Output, escaped, plain, seconds_text, short
+from bananas_core.cli.output import Column, Output, cell, escaped, plain, seconds_text, short
+from bananas_core.clock import to_datetime
 from bananas_core.job import ErrorInfo, Job
 from bananas_core.record import JobRecord
 from bananas_core.report import LogLine
 
-COLUMNS: Final = ("id", "name", "state", "attempt", "priority", "routing key", "created", "ran")
+COLUMNS: Final = (
+    Column("id"),
+    Column("name"),
+    Column("state"),
+    Column("attempt", rank=1),
+    Column("priority", rank=5),
+    Column("routing key", rank=4),
+    Column("created", rank=3),
+    Column("ran", rank=2),
+    Column("note", fold=True),
+)
+QUARANTINED: Final = (
+    Column("id", fold=True),
+    Column("routing key", rank=2),
+    Column("why", fold=True),
+    Column("created", rank=1),
+    Column("raw bytes", fold=True),
+)
+ATTEMPTS: Final = (
+    Column("attempt"),
+    Column("worker", rank=2),
+    Column("claimed", rank=1),
+    Column("ran"),
+    Column("outcome"),
+    Column("error", fold=True),
+)
+MOST_RAW: Final = 300
+"""Characters of raw bytes in a table; ``--json`` has all."""
 
 
-def job_row(record: JobRecord) -> tuple[object, ...]:
-    """A line of the listing; the error, or how far it is, goes last."""
+def job_row(record: JobRecord, job: Job) -> tuple[object, ...]:
+    """A line of the listing; the error, when it is due, or how far it is, goes last."""
     return (
         record.id,
         record.name,
@@ -26,12 +54,20 @@ def job_row(record: JobRecord) -> tuple[object, ...]:
         record.routing_key,
         record.created_at,
         seconds_text(ran(record.started_at, record.finished_at)),
-        note(record),
+        note(record, job),
     )
 
 
-def note(record: JobRecord) -> str:
+def quarantined_row(record: JobRecord, job: Job) -> tuple[object, ...]:
+    """The same with the reason and the beginning of the raw bytes."""
+    raw = short(escaped(job.message[:MOST_RAW]), MOST_RAW)
+    return (record.id, record.routing_key, note(record, job), record.created_at, raw)
+
+
+def note(record: JobRecord, job: Job) -> str:
     """The one thing worth saying of a job on one line."""
+    if record.state == "scheduled" and job.run_at is not None:
+        return f"due {cell(to_datetime(job.run_at))}"
     if record.error is not None:
         return short(error_text(record.error))
     if record.progress is not None and record.state == "processing":
@@ -64,7 +100,7 @@ def show_job(out: Output, record: JobRecord, lines: list[LogLine]) -> None:
     if record.timeline:
         out.table(
             "attempts",
-            ("attempt", "worker", "claimed", "ran", "outcome", "error"),
+            ATTEMPTS,
             (
                 (
                     entry.attempt,
@@ -80,7 +116,7 @@ def show_job(out: Output, record: JobRecord, lines: list[LogLine]) -> None:
     if record.error is not None and record.error.traceback:
         out.say(plain(record.error.traceback.rstrip()))
     for line in lines:
-        out.say(plain(f"{datetime.fromtimestamp(line.at).strftime('%H:%M:%S')} {line.text}"))
+        out.say(plain(f"{cell(to_datetime(line.at))} {line.text}"))
 
 
 def with_raw(record: JobRecord, job: Job) -> dict[str, Any]:

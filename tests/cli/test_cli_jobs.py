@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,25 @@ def test_an_unknown_job_exits_4_with_one_line(cli: Cli, command: str) -> None:
 def test_a_missing_argument_is_a_usage_error(cli: Cli, command: str) -> None:
     assert cli(command, "shop:app").code == 2
     assert cli(command).code == 2
+
+
+def test_health_probes_are_listed_only_by_their_name(cli: Cli) -> None:
+    async def fill() -> None:
+        async with Bananas() as app:
+            await app.submit_job("bananas.probe", {})
+            await app.submit_job("add", {"x": 1}, job_id="mine")
+
+    asyncio.run(fill())
+    assert [line["id"] for line in cli("jobs", "--json", "--limit", "1").lines] == ["mine"]
+    assert [line["name"] for line in cli("jobs", "--json").lines] == ["add"]
+    assert len(cli("jobs", "--json", "--name", "bananas.probe").lines) == 1
+
+
+def test_a_scheduled_job_says_when_it_is_due(cli: Cli) -> None:
+    async def fill() -> None:
+        async with Bananas() as app:
+            run_at = datetime(2999, 1, 2, 3, 4, 5, tzinfo=UTC)
+            await app.submit_job("add", {"x": 1}, run_at=run_at)
+
+    asyncio.run(fill())
+    assert "due 2999-01-02 03:04:05Z" in cli("jobs").stdout

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from bananas_core.cli.reload import changes, snapshot
 
 WITHIN = 20.0
@@ -68,7 +70,10 @@ def test_changes_tells_of_new_changed_and_deleted_files(tmp_path: Path) -> None:
     assert not thread.is_alive()
 
 
-def test_a_change_starts_the_command_anew_also_after_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_change_starts_the_command_anew_also_after_an_error(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     module, lives = tmp_path / "module.py", tmp_path / "lives.txt"
     lives.touch()
     module.write_text("VALUE = 'a'")
@@ -83,7 +88,7 @@ def test_a_change_starts_the_command_anew_also_after_an_error(tmp_path: Path) ->
         eventually(lambda: "waiting for a change" in said.read_text())
         module.write_text("VALUE = 'ccc'")
         eventually(lambda: lives.read_text().endswith("ccc"))
-        parent.send_signal(signal.SIGTERM)
+        parent.send_signal(number)
         assert parent.wait(WITHIN) == -signal.SIGTERM % 256
         assert "SyntaxError" in said.read_text()
     finally:

@@ -40,7 +40,7 @@ def test_a_small_tree_gives_a_report_and_dead_letters(tmp_path: Path) -> None:
     assert "pkg.one.branchy" in ran.stdout
     assert "3 files, 6 lines, 2 functions, 1 classes" in ran.stdout
     failed = ran.stdout.split("$ bananas jobs --state failed")[1]
-    assert "1 jobs" in failed
+    assert "1 job" in failed
     assert "2/2" in failed
     assert "SyntaxError" in failed
     assert "stopped with exit code 0" in ran.stdout

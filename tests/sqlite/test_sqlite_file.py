@@ -125,9 +125,15 @@ async def test_somebody_elses_file_is_left_alone(url: str) -> None:
 
 
 async def test_a_file_that_can_not_be_made_is_unavailable(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "taken.db").mkdir()
     with pytest.raises(ResultBackendUnavailable):
-        await SQLiteResultBackend(f"sqlite:///{tmp_path}/file/a.db", "test").open()
+        await SQLiteResultBackend(f"sqlite:///{tmp_path}/taken.db", "test").open()
+
+
+async def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no folder"):
+        await SQLiteResultBackend(f"sqlite:///{tmp_path}/typo/a.db", "test").open()
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_namespaces_do_not_meet(url: str, pair: Pair, puts: Puts) -> None:

@@ -54,11 +54,13 @@ class Group:
         app: str = "process_app:app",
         flags: Mapping[str, object] | None = None,
         env: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self._folder = folder
         self._log = folder / "worker.log"
         self._app = app
         self._flags = flags or {}
+        self._stdin = stdin
         self._env = {**os.environ, **environment(folder), **(env or {})}
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -69,6 +71,7 @@ class Group:
                 [sys.executable, "-c", PROGRAM, self._app, json.dumps(self._flags)],
                 env=self._env,
                 cwd=self._folder,
+                stdin=self._stdin,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

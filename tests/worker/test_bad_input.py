@@ -10,23 +10,32 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bananas import Bananas, InvalidPayload, JobFailed, PayloadTooLarge
-from bananas_core.job import JobState, Query
+from bananas import Bananas, InvalidPayload, JobFailed, PayloadTooLarge, TransportError
+from bananas_core.job import Job, JobState, Query
 from bananas_core.transport import Outgoing
 from tests.worker.group import Group, environment
 
 HEAD = b'{"v":1,"id":"bad","name":"sleepy","created_at":"2026-01-01T00:00:00Z",'
 MESSAGES = {
-    "truncated": HEAD,
-    "not UTF-8": HEAD + b'"payload":{"seconds":"\xff\xfe"}}',
-    "nested a million deep": HEAD + b'"payload":' + b"[" * 1_000_000,
-    "a 100,000-digit integer": HEAD + b'"payload":{"seconds":' + b"1" * 100_000 + b"}}",
-    "NaN": HEAD + b'"payload":{"seconds":NaN}}',
-    "unknown version": HEAD.replace(b'"v":1', b'"v":2') + b'"payload":{"seconds":0}}',
-    "unknown crit": HEAD + b'"payload":{"seconds":0},"crit":["teleport"]}',
-    "pickle": b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94.",
-    "payload of a wrong type": HEAD + b'"payload":[0]}',
+    "truncated": (HEAD, "not-json"),
+    "not UTF-8": (HEAD + b'"payload":{"seconds":"\xff\xfe"}}', "not-json"),
+    "nested a million deep": (HEAD + b'"payload":' + b"[" * 1_000_000, "too-deep"),
+    "a 100,000-digit integer": (
+        HEAD + b'"payload":{"seconds":' + b"1" * 100_000 + b"}}",
+        "too-many-digits",
+    ),
+    "NaN": (HEAD + b'"payload":{"seconds":NaN}}', "not-json"),
+    "unknown version": (
+        HEAD.replace(b'"v":1', b'"v":2') + b'"payload":{"seconds":0}}',
+        "version",
+    ),
+    "unknown version with other types": (b'{"v":2,"id":7,"name":["sleepy"]}', "version"),
+    "unknown crit": (HEAD + b'"payload":{"seconds":0},"crit":["teleport"]}', "crit"),
+    "pickle": (b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94.", "not-json"),
+    "payload of a wrong type": (HEAD + b'"payload":[0]}', "payload"),
 }
+"""Bytes, and the reason that they are refused for."""
+TOO_LARGE = HEAD + b'"payload":{"seconds":"' + b"x" * (1 << 20) + b'"}}'
 
 
 @pytest.fixture
@@ -43,25 +52,32 @@ async def app(tmp_path: Path) -> AsyncIterator[Bananas]:
         group.kill()
 
 
-async def quarantined(app: Bananas, count: int) -> dict[bytes, float]:
-    """Raw bytes of all quarantined messages, and when each was recorded (unix seconds)."""
+async def quarantined(app: Bananas, count: int) -> list[Job]:
+    """The records of all quarantined messages, once there are so many."""
     end = time.monotonic() + 10
     while True:
         page = await app.backend.query(Query(states=(JobState.QUARANTINED,)))
         if len(page.jobs) >= count:
-            return {job.message: job.created_at for job in page.jobs}
+            return list(page.jobs)
         assert time.monotonic() < end, f"only {len(page.jobs)} of {count} are quarantined"
         await asyncio.sleep(0.02)
 
 
 async def test_what_is_no_message_is_quarantined_whole_and_soon(app: Bananas) -> None:
     sent_at = time.time()
-    answers = await app.transport.send([Outgoing(body=body) for body in MESSAGES.values()])
+    answers = await app.transport.send([Outgoing(body=body) for body, _ in MESSAGES.values()])
     assert answers == [None] * len(MESSAGES)
     found = await quarantined(app, len(MESSAGES))
-    assert set(found) == set(MESSAGES.values())
-    # All nine together; the promise is a second for each.
-    assert max(found.values()) - sent_at < len(MESSAGES)
+    reasons = {job.message: job.error.type for job in found if job.error is not None}
+    assert reasons == {body: f"InvalidMessage.{reason}" for body, reason in MESSAGES.values()}
+    # All of them together; the promise is a second for each.
+    assert max(job.created_at for job in found) - sent_at < len(MESSAGES)
+
+
+async def test_what_is_over_the_limit_is_refused_by_the_transport(app: Bananas) -> None:
+    (answer,) = await app.transport.send([Outgoing(body=TOO_LARGE)])
+    assert isinstance(answer, TransportError)
+    assert "is over" in str(answer)
 
 
 async def test_wrong_arguments_of_a_foreign_message_fail_the_job(app: Bananas) -> None:

@@ -232,6 +232,22 @@ async def test_sighup_replaces_the_children_and_loses_nothing(
     assert all(job.state is JobState.COMPLETED and job.attempt == 1 for job in jobs)
 
 
+async def test_a_closed_terminal_is_a_graceful_stop(tmp_path: Path, client: Bananas) -> None:
+    ours, theirs = os.openpty()
+    group = Group(tmp_path, stdin=theirs).start()
+    try:
+        ids = await submit(client, "sleepy", {"seconds": 1.0})
+        await running(group, 1)
+        group.send_all(signal.SIGHUP)
+        assert group.wait(15) == 0
+        (job,) = await final(client, ids)
+        assert (job.state, job.attempt, job.deaths) == (JobState.COMPLETED, 1, 0)
+    finally:
+        group.kill()
+        os.close(ours)
+        os.close(theirs)
+
+
 def test_an_app_that_cannot_be_imported_is_said_and_ends_with_2(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import no_such_module\n")
     group = Group(tmp_path, app="broken:app", flags={"processes": 2}).launch()
