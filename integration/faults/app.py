@@ -40,7 +40,11 @@ async def quick(number: int) -> int:
 @app.task(name="sleepy", max_attempts=5)
 async def sleepy(seconds: float) -> int:
     _note("start")
-    await asyncio.sleep(seconds)
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        _note("cancelled")
+        raise
     _note("end")
     return os.getpid()
 

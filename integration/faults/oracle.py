@@ -21,7 +21,8 @@ LOST_PROCESS = ("died", "lapsed", "lost")
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a task: ``what`` is ``start`` or ``end``; ``at`` is machine time."""
+    """One line of a task: ``what`` is ``start``, ``end`` or ``cancelled``; ``at`` is
+    machine time."""
 
     id: str
     attempt: int

@@ -17,8 +17,9 @@ from typing import Final
 import msgspec
 
 from bananas import Bananas
-from bananas_core.job import Job
+from bananas_core.job import Job, JobState, Query
 from bananas_core.results import ResultBackend
+from bananas_core.transport import Outgoing
 from integration.faults.inject import (
     Deadline,
     SkewedClock,
@@ -133,6 +134,23 @@ class Stage:
             await asyncio.sleep(0.05)
         self.check(False, f"job {id} did not start")
 
+    async def ended(self, id: str, pids: list[int], seconds: float = 20.0) -> str:
+        """How the run in one of these processes ended: ``end`` or ``cancelled``."""
+        deadline = Deadline(seconds)
+        while not deadline.over:
+            for run in self.oracle.runs():
+                if run.id == id and run.pid in pids and run.what != "start":
+                    return run.what
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"the run of {id} in {pids} did not end")
+
+    async def said(self, group: WorkerGroup, text: str, seconds: float = 10.0) -> None:
+        """Wait until the group's log has a text."""
+        deadline = Deadline(seconds)
+        while text not in group.log():
+            self.check(not deadline.over, f"{group.name} never said {text!r}")
+            await asyncio.sleep(0.05)
+
     def starts(self, id: str) -> list[float]:
         return [run.at for run in self.oracle.runs() if run.id == id and run.what == "start"]
 
@@ -187,10 +205,13 @@ async def stop_group(stage: Stage) -> None:
         async with stopped(first):
             await asyncio.sleep(stage.level.stop_seconds)
         await stage.drained(app.backend, 40)
-        await asyncio.sleep(4.5)  # long enough for the first run to try its outcome
+        ended = await stage.ended(id, first.children())
         job = await one(app.backend, id)
         value = await (await app.get_job(id)).result(timeout=5)
         stage.figures["outcomes"] = [a.outcome for a in job.attempts]
+        stage.figures["first_run"] = ended
+        if ended == "end":
+            await stage.said(first, "was refused")
         await stage.judged(app.backend)
         stage.check(value in second.children(), "the outcome is not the second run's")
         stage.check([a.outcome for a in job.attempts].count("completed") == 1, "not one outcome")
@@ -335,6 +356,40 @@ async def skewed_clocks(stage: Stage) -> None:
         stage.check(verdict.extra_runs == 0, "a job ran twice")
 
 
+async def bad_input(stage: Stage) -> None:
+    """Bytes that are no message: quarantined whole, each within a second; nothing runs."""
+    stage.group("a", processes=1)
+    head = b'{"v":1,"id":"bad","name":"quick","created_at":"2026-01-01T00:00:00Z",'
+    bad = {
+        "truncated": head,
+        "not UTF-8": head + b'"payload":{"number":"\xff\xfe"}}',
+        "a million deep": head + b'"payload":' + b"[" * 1_000_000,
+        "100,000 digits": head + b'"payload":{"number":' + b"1" * 100_000 + b"}}",
+        "NaN": head + b'"payload":{"number":NaN}}',
+        "version 2": head.replace(b'"v":1', b'"v":2') + b'"payload":{"number":1}}',
+        "crit": head + b'"payload":{"number":1},"crit":["teleport"]}',
+        "pickle": b"\x80\x04\x8c\x05posix\x94.",
+    }
+    took: dict[str, float] = {}
+    async with Bananas(stage.url) as app:
+        for kind, body in bad.items():
+            begun = time.monotonic()
+            assert await app.transport.send([Outgoing(body=body)]) == [None]
+            while True:
+                page = await app.backend.query(Query(states=(JobState.QUARANTINED,)))
+                took[kind] = round(time.monotonic() - begun, 2)
+                if any(job.message == body for job in page.jobs):
+                    break
+                stage.check(took[kind] < 10, f"{kind} was never quarantined")
+                await asyncio.sleep(0.01)
+        stage.figures["slowest_s"] = max(took.values())
+        stage.check(max(took.values()) < 1.0, f"slower than a second: {took}")
+        stage.check(not stage.oracle.runs(), "something was executed")
+        await stage.submit(app, "quick", [{"number": 1}])
+        await stage.drained(app.backend, 20)
+        await stage.judged(app.backend)
+
+
 async def restarts(stage: Stage) -> None:
     """SIGTERM restarts under load: nothing lost and nothing run twice."""
     count = stage.level.restarts
@@ -378,6 +433,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         hammer,
         disk_full,
         skewed_clocks,
+        bad_input,
         restarts,
     )
 }
