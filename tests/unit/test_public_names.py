@@ -97,19 +97,3 @@ def test_importing_loads_no_settings_cli_or_driver() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     assert done.stdout.strip() == "[]"
-
-
-def test_importing_takes_a_tenth_of_a_second_at_most() -> None:
-    code = (
-        "import time; start = time.process_time(); import bananas; "
-        "print(time.process_time() - start)"
-    )
-    best = min(
-        float(
-            subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
-            ).stdout
-        )
-        for _ in range(5)
-    )
-    assert best <= 0.1
