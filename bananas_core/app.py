@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from bananas_core.arguments import encode_named
+from bananas_core.arguments import Unsent, encode_named
 from bananas_core.clock import Clock, SystemClock, new_ids
 from bananas_core.codec import Codecs
 from bananas_core.errors import ConfigurationError, JobNotFound, UnknownTask
@@ -15,10 +15,19 @@ from bananas_core.handle import Desk, Job
 from bananas_core.job import Ready
 from bananas_core.message import Backoff, check_name
 from bananas_core.options import JobOptions, Submission, check_options, submission
-from bananas_core.plugins import Plugin, PluginManager, find_plugins
+from bananas_core.plugins import Feature, Plugin, PluginManager, find_plugins
 from bananas_core.portal import Portal, refuse_in_loop, wait_for
 from bananas_core.retry import RetryPolicy
-from bananas_core.task import AsyncTask, JobSpec, SyncTask, Task, check_one_id, make_task, merge
+from bananas_core.task import (
+    AsyncTask,
+    JobSpec,
+    SyncTask,
+    Task,
+    check_complete,
+    check_one_id,
+    make_task,
+    merge,
+)
 
 if TYPE_CHECKING:
     from bananas_core.connection import Connection
@@ -108,6 +117,8 @@ class Bananas:
         queue_timeout: timedelta | float | None = None,
         result: bool = True,
         retry: RetryPolicy | Backoff | None = None,
+        unique: Feature | None = None,
+        limits: Feature | Sequence[Feature] | None = None,
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -122,6 +133,8 @@ class Bananas:
         queue_timeout: timedelta | float | None = None,
         result: bool = True,
         retry: RetryPolicy | Backoff | None = None,
+        unique: Feature | None = None,
+        limits: Feature | Sequence[Feature] | None = None,
     ) -> Any:
         """Register a function: ``@app.task`` or ``@app.task(…)``.
 
@@ -130,6 +143,8 @@ class Bananas:
             routing_key, priority, max_attempts, timeout, queue_timeout: defaults of its jobs.
             result: False keeps no value of a success.
             retry: which exceptions lead to another attempt, and when.
+            unique: which of its jobs are the same job, and what becomes of the second.
+            limits: how many of its jobs run, in a time or at once.
 
         Raises:
             ConfigurationError: the function can't be a task, an option is impossible, or the
@@ -152,11 +167,15 @@ class Bananas:
                 retry=retry,
                 result=result,
                 options=options,
+                unique=unique,
+                limits=limits,
             )
             if task.name in self.tasks:
                 raise ConfigurationError(
                     f"a task named {task.name!r} exists already; give one of them another name="
                 )
+            for feature in task.features:
+                self.plugins.use(feature)
             self.tasks[task.name] = task
             if self._codecs is not None:
                 self._tell_plugins()
@@ -319,7 +338,12 @@ class Bananas:
         check_options(options)
         check_one_id(options, len(payloads))
         return [
-            JobSpec(self, name, encode_named(payload, name, self.max_payload), options)
+            JobSpec(
+                self,
+                name,
+                Unsent(payload=encode_named(payload, name, self.max_payload)),
+                options,
+            )
             for payload in payloads
         ]
 
@@ -346,6 +370,11 @@ class Bananas:
         return [Job(id, self, spec.annotation) for id, spec in zip(ids, specs, strict=True)]
 
     def _submissions(self, specs: Sequence[JobSpec[Any]]) -> list[Submission]:
+        for spec in specs:
+            check_complete(spec)
+            unique = spec.options_given.get("unique")
+            if isinstance(unique, Feature):
+                self.plugins.use(unique)
         now = self._clock.now()
         return [
             submission(id, spec.name, spec.payload, spec.options_given, now=now)

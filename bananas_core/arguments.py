@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from inspect import Parameter
 from types import NoneType
@@ -24,6 +24,22 @@ from bananas_core.message import encode_payload
 
 _SCALARS: Final = frozenset({str, int, float, bool, bytes, NoneType})
 """Types whose values are proved good by ``convert`` alone."""
+
+
+class Later:
+    """Base of what stands in arguments for a value that is known only when the job runs."""
+
+    __slots__ = ()
+
+
+class Unsent(msgspec.Struct, frozen=True, kw_only=True):
+    """The arguments of a job that was not sent yet."""
+
+    payload: bytes
+    lacks: tuple[str, ...] = ()
+    """Required arguments that are not given."""
+    later: tuple[tuple[tuple[str | int, ...], Later], ...] = ()
+    """What is known later, null in ``payload``, and where it belongs."""
 
 
 class Arguments:
@@ -49,6 +65,7 @@ class Arguments:
         )
         self._extra = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
         self._model: type[Any] | None = None
+        self._some_model: type[Any] | None = None
         self._extra_type: Any = Any
         self._decoder: msgspec.json.Decoder[Any] | None = None
         self.result_type: Any = None
@@ -63,7 +80,37 @@ class Arguments:
             PayloadTooLarge: over ``max_bytes``.
         """
         bound = self._bind(args, kwargs)
+        self._check(bound)
         self._validate(bound)
+        return self._encode(bound, max_bytes)
+
+    def unsent(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], max_bytes: int) -> Unsent:
+        """The same for a job that may become part of a workflow: arguments may be missing, or be
+        known only later. What is given is checked. Raises as ``encode``."""
+        bound = self._bind(args, kwargs)
+        lacks = tuple(name for name in self._required if name not in bound)
+        later: list[tuple[tuple[str | int, ...], Later]] = []
+        known = {}
+        for name, value in bound.items():
+            if type(value) not in _SCALARS:
+                before = len(later)
+                bound[name] = _without_later(value, (name,), later)
+                if len(later) > before:
+                    continue
+            known[name] = value
+        if not lacks and not later:
+            self._validate(bound)
+            return Unsent(payload=self._encode(bound, max_bytes))
+        self._validate(known, self._some())
+        raw = encode_value(bound, f"arguments of {self._task}", max_bytes)
+        return Unsent(payload=raw, lacks=lacks, later=tuple(later))
+
+    def free(self, given: Container[str]) -> list[str]:
+        """The arguments that are not given, the required ones first."""
+        required = [name for name in self._required if name not in given]
+        return required + [n for n in self._named if n not in given and n not in required]
+
+    def _encode(self, bound: dict[str, Any], max_bytes: int) -> bytes:
         raw = encode_value(bound, f"arguments of {self._task}", max_bytes)
         if any(type(value) not in _SCALARS for value in bound.values()):
             # An object may pass `convert` as it is and yet hold what can't be read back.
@@ -152,13 +199,25 @@ class Arguments:
             if name not in self._named and self._extra is None:
                 raise InvalidPayload(f"{self._task} has no argument {name!r}")
             bound[name] = value
+        return bound
+
+    def _check(self, bound: dict[str, Any]) -> None:
         for name in self._required:
             if name not in bound:
                 raise InvalidPayload(f"{self._task} needs argument {name!r}")
-        return bound
 
-    def _validate(self, bound: dict[str, Any]) -> None:
-        model = self.compile()
+    def _some(self) -> type[Any]:
+        """The Struct of this signature with nothing required."""
+        if self._some_model is None:
+            fields = [
+                (f.name, typing.Union[f.type, UnsetType], UNSET)  # noqa: UP007
+                for f in msgspec.structs.fields(self.compile())
+            ]
+            self._some_model = msgspec.defstruct("Arguments", fields, kw_only=True, gc=False)
+        return self._some_model
+
+    def _validate(self, bound: dict[str, Any], model: type[Any] | None = None) -> None:
+        model = model or self.compile()
         try:
             if self._extra is None:
                 msgspec.convert(bound, model, dec_hook=_read)
@@ -188,6 +247,20 @@ class Arguments:
             place = f" (at {inside})" if inside else ""
             return InvalidPayload(f"argument {name!r} of {self._task}: {what}{place}")
         return InvalidPayload(f"arguments of {self._task}: {what}")
+
+
+def _without_later(
+    value: Any, path: tuple[str | int, ...], found: list[tuple[tuple[str | int, ...], Later]]
+) -> Any:
+    """``value`` with null for what is known later, which is added to ``found``."""
+    if isinstance(value, Later):
+        found.append((path, value))
+        return None
+    if type(value) is dict:
+        return {k: _without_later(v, (*path, str(k)), found) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return [_without_later(v, (*path, i), found) for i, v in enumerate(value)]
+    return value
 
 
 def signature_of(fn: Callable[..., Any], task: str) -> inspect.Signature:

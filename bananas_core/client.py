@@ -7,11 +7,14 @@ from datetime import timedelta
 from typing import Any, Unpack
 
 from bananas_core.app import Bananas
+from bananas_core.errors import ConfigurationError
 from bananas_core.handle import Job
+from bananas_core.keys import key_of, scoped
 from bananas_core.options import JobOptions
 from bananas_core.plugins import Plugin
 from bananas_core.portal import Portal
 from bananas_core.record import JobRecord
+from bananas_core.unique_rule import OnConflict, UniqueKey, rule_from
 
 
 class AsyncClient:
@@ -51,6 +54,43 @@ class AsyncClient:
         """
         await self._app.open()
         return (await self._app.submit_job(name, payload, **options)).id
+
+    async def submit_unique_job(
+        self,
+        name: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        unique_key: str | None = None,
+        unique_args: Sequence[str] | None = None,
+        until: str | None = None,
+        period: timedelta | float | None = None,
+        on_conflict: str = "existing",
+        max_wait: timedelta | float | None = None,
+        **options: Unpack[JobOptions],
+    ) -> str:
+        """Accept a job unless another one of its task holds its key; the id of the job that there
+        is now. The words mean what they mean in ``Unique``.
+
+        Args:
+            unique_key: the key; or
+            unique_args: names in the payload whose values make it. Neither: the whole payload.
+            until, period, on_conflict, max_wait: see ``UniqueRule``. ``reschedule`` needs the
+                option ``delay``.
+
+        Raises:
+            DuplicateJob: with ``on_conflict="raise"``.
+            ConfigurationError: the arguments don't go together.
+            InvalidPayload, PayloadTooLarge, TransportError, ResultBackendError: as ``submit_job``.
+        """
+        if unique_key is not None and unique_args is not None:
+            raise ConfigurationError("give unique_key or unique_args, not both")
+        rule = rule_from(until, period, on_conflict, max_wait)
+        if rule.on_conflict is OnConflict.RESCHEDULE and options.get("delay") is None:
+            raise ConfigurationError('on_conflict="reschedule" needs a delay')
+        if unique_key is None:
+            unique_key = key_of(name, payload or {}, unique_args)
+        options["unique"] = UniqueKey(key=scoped(name, unique_key), rule=rule)
+        return await self.submit_job(name, payload, **options)
 
     async def submit_many(
         self,
@@ -114,6 +154,34 @@ class Client:
     ) -> str:
         """See ``AsyncClient.submit_job``."""
         return self._portal.call(lambda: self._client.submit_job(name, payload, **options))
+
+    def submit_unique_job(
+        self,
+        name: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        unique_key: str | None = None,
+        unique_args: Sequence[str] | None = None,
+        until: str | None = None,
+        period: timedelta | float | None = None,
+        on_conflict: str = "existing",
+        max_wait: timedelta | float | None = None,
+        **options: Unpack[JobOptions],
+    ) -> str:
+        """See ``AsyncClient.submit_unique_job``."""
+        return self._portal.call(
+            lambda: self._client.submit_unique_job(
+                name,
+                payload,
+                unique_key=unique_key,
+                unique_args=unique_args,
+                until=until,
+                period=period,
+                on_conflict=on_conflict,
+                max_wait=max_wait,
+                **options,
+            )
+        )
 
     def submit_many(
         self,

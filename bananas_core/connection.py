@@ -22,7 +22,7 @@ class Connection:
         self, pair: Pair, plugins: PluginManager, codecs: Codecs, *, clock: Clock, max_payload: int
     ) -> None:
         self.pair = pair
-        self.codecs = codecs
+        self.codecs = pair.codecs = codecs
         self.max_payload = max_payload
         self.loop = asyncio.get_running_loop()
         self.submitter = Submitter(pair, plugins, codecs, clock=clock)

@@ -69,7 +69,12 @@ class JobNotFound(BananasError, LookupError):
 
 
 class DuplicateJob(BananasError):
-    """A job with the same unique key is live and the policy is to refuse a second one."""
+    """Another job holds the unique key, and the rule is to refuse a second one. ``job_id`` is the
+    other one's."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job {job_id} holds the unique key already")
+        self.job_id = job_id
 
 
 class InvalidWorkflow(BananasError, ValueError):

@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from bananas_core import job as ledger
 from bananas_core.arguments import convert_result
 from bananas_core.blobs import decode_result_value
-from bananas_core.clock import seconds
-from bananas_core.errors import JobCancelled, JobExpired, JobFailed, JobNotFound, ResultTimeout
-from bananas_core.job import JobState, Ready, Signal, SignalKind
+from bananas_core.desk import (
+    Desk,
+    Office,
+    cancel_record,
+    get_record,
+    raise_unless_completed,
+    wait_for_end,
+)
+from bananas_core.job import JobState
 from bananas_core.record import JobRecord, full_record
 
-if TYPE_CHECKING:
-    from bananas_core.codec import Codecs
-    from bananas_core.results import ResultBackend
+__all__ = ["Desk", "Job", "Office"]
 
-T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
-
-WAIT: Final = 20.0
-"""Seconds of one wait, after which it is checked that the record still exists."""
-
-
-class Desk(Protocol):
-    """A ledger that is open on the running event loop, and how to read its values."""
-
-    @property
-    def backend(self) -> ResultBackend: ...
-    @property
-    def codecs(self) -> Codecs: ...
-    @property
-    def max_payload(self) -> int: ...
-
-    async def send_ready(self, ready: Sequence[Ready]) -> None:
-        """Send what a signal made pending."""
-        ...
-
-
-class Office(Desk, Protocol):
-    """What gives out handles: an app."""
-
-    def run_blocking(self, function: Callable[[Desk], Coroutine[Any, Any, T]]) -> T:
-        """Run ``function`` on an event loop of another thread, with a desk that is open there,
-        and wait for it."""
-        ...
 
 
 class Job(Generic[R_co]):
@@ -126,41 +99,13 @@ class Job(Generic[R_co]):
         return self._office.run_blocking(lambda desk: _record(desk, self.id))
 
 
-async def _get(desk: Desk, id: str) -> ledger.Job:
-    (job,) = await desk.backend.get([id])
-    if job is None:
-        raise JobNotFound(f"there is no job {id}: it was never accepted, or was pruned")
-    return job
-
-
 async def _status(desk: Desk, id: str) -> JobState:
-    return (await _get(desk, id)).state
+    return (await get_record(desk, id)).state
 
 
 async def _result(desk: Desk, id: str, timeout: timedelta | float | None, annotation: Any) -> Any:
-    clock = asyncio.get_running_loop().time
-    end = None if timeout is None else clock() + seconds(timeout)
-    job = await _get(desk, id)
-    while job.state not in ledger.FINAL:
-        left = WAIT if end is None else min(WAIT, end - clock())
-        if left <= 0:
-            raise ResultTimeout(f"job {id} is {job.state} after {timeout} s; it goes on")
-        done = await desk.backend.wait([id], left)
-        job = done[0] if done else await _get(desk, id)
-    return await _value(desk, job, annotation)
-
-
-async def _value(desk: Desk, job: ledger.Job, annotation: Any) -> Any:
-    """The value of a final job, or the error that says how it ended."""
-    from bananas_core.state import EXPIRED  # only the worker's side needs it at import
-
-    if job.state is JobState.CANCELLED:
-        raise JobCancelled(None if job.cancel is None else job.cancel.reason)
-    if job.state is not JobState.COMPLETED:
-        error = job.error or ledger.ErrorInfo(type="Unknown", message=f"the job is {job.state}")
-        if error.type == EXPIRED:
-            raise JobExpired(error.type, error.message, error.traceback)
-        raise JobFailed(error.type, error.message, error.traceback)
+    job = await wait_for_end(desk, id, timeout)
+    raise_unless_completed(job)
     raw = await decode_result_value(
         job, codecs=desk.codecs, backend=desk.backend, max_size=desk.max_payload
     )
@@ -170,17 +115,19 @@ async def _value(desk: Desk, job: ledger.Job, annotation: Any) -> Any:
     return value if annotation is None else convert_result(value, annotation)
 
 
-async def _cancel(desk: Desk, id: str, reason: str | None) -> bool:
-    wish = Signal(id=id, kind=SignalKind.CANCEL, reason=reason)
-    answers, ready = await desk.backend.signal([wish])
-    if answers[0].state is None:
-        raise JobNotFound(f"there is no job {id}: it was never accepted, or was pruned")
-    await desk.send_ready(ready)
-    return answers[0].done
-
-
 async def _record(desk: Desk, id: str) -> JobRecord:
-    job = await _get(desk, id)
+    job = await get_record(desk, id)
     return await full_record(
         job, codecs=desk.codecs, backend=desk.backend, max_size=desk.max_payload
     )
+
+
+async def _cancel(desk: Desk, id: str, reason: str | None) -> bool:
+    """Cancel it, and give back the turn of a limit that it waited for."""
+    (before,) = await desk.backend.get([id])
+    done = await cancel_record(desk, id, reason)
+    if done and before is not None and before.held is not None:
+        from bananas_core.limits.giving import give_back_of  # most programs have no limits
+
+        await give_back_of(desk.backend, [before])
+    return done

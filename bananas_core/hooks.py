@@ -12,17 +12,36 @@ from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import pluggy
 
+from bananas_core.job import Outcome
+
 if TYPE_CHECKING:
+    from bananas_core.app import Bananas
     from bananas_core.codec import Codec
     from bananas_core.context import JobContext
-    from bananas_core.job import Claim, Outcome, PutAnswer, Session
+    from bananas_core.job import Claim, PutAnswer, Session
     from bananas_core.options import Submission
 
 PROJECT: Final = "bananas"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a claim that is not to start just now. Instants are the ledger's.
+
+    With ``outcome`` it ends without a start. Else it starts at ``at``, if that is not later than
+    ``until``; then, or where ``again`` says so, the hook is asked again instead. Until then it
+    takes no slot. ``otherwise``: its outcome if it can't wait here.
+    """
+
+    outcome: Outcome | None = None
+    at: float = 0.0
+    until: float = float("inf")
+    again: bool = False
+    otherwise: Outcome | None = None
 
 
 @hookspec
@@ -52,6 +71,16 @@ def after_submit(jobs: list[Submission], answers: list[PutAnswer]) -> Awaitable[
 
 
 @hookspec
+def before_execute(
+    app: Bananas, claims: list[Claim]
+) -> Awaitable[list[Decision | None] | None] | list[Decision | None] | None:
+    """*async* — Claims of tasks with limits are about to start; each has a free slot. Return None
+    to let all of them, or a list of the same length: each item None, or what is to be done instead.
+    The first plugin that decides about a claim is right. It may be called again for the same
+    claim."""
+
+
+@hookspec
 def around_execute(claim: Claim, context: JobContext) -> AbstractAsyncContextManager[None]:  # type: ignore[empty-body]
     """Return an async context manager that is entered before the body of a job and left after
     it, with the body's exception if it raised one."""
@@ -61,6 +90,12 @@ def around_execute(claim: Claim, context: JobContext) -> AbstractAsyncContextMan
 def after_execute(claim: Claim, outcome: Outcome) -> Awaitable[None] | None:
     """*async* — A job's run ended with this outcome, which the ledger gets next. It may still be
     refused there if the claim was lost meanwhile."""
+
+
+@hookspec
+def after_finish(app: Bananas, outcomes: list[Outcome]) -> Awaitable[None] | None:
+    """*async* — A batch of outcomes was recorded in the ledger, of whatever kind; one that was
+    refused there because its claim was lost is among them."""
 
 
 @hookspec

@@ -57,7 +57,10 @@ class Held(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     by: str
     until: float
+    """When its turn is; ``run_at`` may be earlier, so that a worker has it in time."""
     count: int = 1
+    gen: int = 0
+    """The generation that this turn is for: a death or retry makes the next one, without it."""
 
 
 class AttemptInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -100,7 +103,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     start_by: float | None = None
     """When a job that is still pending ends as expired."""
     guard_at: float | None = None
-    """When a pending job's message is sent again unless its sending was confirmed before."""
+    """When a pending job's message is sent again unless its sending was confirmed before; of an
+    ended or a waiting one: when its follow-up is asked for again."""
     guard_hold: float = 0.0
     pending_at: float | None = None
     started_at: float | None = None
@@ -118,8 +122,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     result: bytes | None = None
     """The encoded value (see ``wire-format.md``); None when none is kept."""
     tags: tuple[str, ...] = ()
+    workflow: str | None = None
+    scope: bool = False
+    unique: str | None = None
+    delay: float | None = None
+    """Of a waiting job: seconds from its release to its start."""
     attempts: tuple[AttemptInfo, ...] = ()
     """The timeline, oldest first, at most ``TIMELINE`` entries."""
+
+    @property
+    def followed(self) -> bool:
+        """Whether something follows from its end, which ``due`` asks for until it is settled."""
+        return self.workflow is not None or self.unique is not None
 
     @property
     def attempt(self) -> int:
@@ -131,12 +145,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def due_at(self) -> float | None:
         """When ``due`` must look at this record next; None for never."""
-        if self.state is JobState.SCHEDULED:
+        state = self.state
+        if state is JobState.SCHEDULED:
             one, other = self.run_at, self.expires_at
-        elif self.state is JobState.PENDING:
+        elif state is JobState.PENDING:
             one, other = self.guard_at, self.start_by
+        elif state is JobState.WAITING:
+            one, other = self.guard_at, self.expires_at
+            if self.start_by is not None:
+                other = self.start_by if other is None else min(other, self.start_by)
         else:
-            return None
+            return self.guard_at
         if one is None or other is None:
             return other if one is None else one
         return min(one, other)
@@ -155,11 +174,23 @@ class JobPut(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 50
     max_attempts: int = 3
     delay: float | None = None
-    """Seconds from the ledger's now; excludes ``run_at``."""
+    """Seconds from the ledger's now, or from its release if it waits; excludes ``run_at``."""
     run_at: float | None = None
     expires_at: float | None = None
     queue_timeout: float | None = None
     tags: tuple[str, ...] = ()
+    waiting: bool = False
+    """It waits for a ``release`` signal. With a ``unique`` key and no workflow, ``due`` asks for
+    its follow-up until then; else whoever made it wait releases it."""
+    workflow: str | None = None
+    """Id of the workflow that it is a node of: the record of that id is the whole."""
+    scope: bool = False
+    """It stands for a part of a workflow: it is never sent or claimed, but started by ``release``
+    (or at once, unless ``waiting``), and ended by an ``end`` signal. ``queue_timeout`` counts from
+    its start."""
+    unique: str | None = None
+    """A key that it is to hold while it is live. The ledger keeps it with the record, and sees to
+    it that its end is followed up; who holds the key is decided in ``unique.py``."""
     quarantine: ErrorInfo | None = None
     """Record ``message`` as quarantined raw bytes; it is never run."""
 
@@ -167,11 +198,13 @@ class JobPut(msgspec.Struct, frozen=True, kw_only=True):
 class PutKind(StrEnum):
     CREATED = "created"
     EXISTS = "exists"
+    CONFLICT = "conflict"
 
 
 class PutAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """``exists``: a job of this id was there already and is unchanged. ``send``: it is pending
-    and its message must be sent (False for scheduled jobs)."""
+    """``exists``: a job of this id was there already and is unchanged. ``conflict``: another job
+    holds the unique key, and ``id`` is that one (``put`` itself never answers this; ``unique.py``
+    does). ``send``: it is pending and its message must be sent (False for scheduled jobs)."""
 
     kind: PutKind
     id: str
@@ -245,6 +278,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
     delay: float = 0.0
     held_by: str | None = None
+    held_until: float | None = None
+    """The turn that a snoozed job waits for, if later than the end of ``delay``."""
     ran: float | None = None
     """Seconds that the body ran; None: it did not start."""
     progress: Progress | None = None
@@ -260,23 +295,33 @@ class FinishAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The state after the first acceptance; None if the ledger doesn't know the job."""
 
 
+class ReadyKind(StrEnum):
+    SEND = "send"
+    """A pending job: its message must be sent."""
+    FOLLOW = "follow"
+    """A job has ended from which something follows, or waits and nobody has said for what: its
+    record must be followed up (``follow.py``). Never anything to send."""
+
+
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
-    """A pending job whose message must be sent now, and settled once that is confirmed."""
+    """Something that must be done now, and settled once that is confirmed."""
 
     id: str
     gen: int
     routing_key: str
     priority: int
-    head: bool
-    message: bytes
-    """Already carries ``gen``."""
+    head: bool = False
+    message: bytes = b""
+    """Of ``send``: already carries ``gen``."""
+    kind: ReadyKind = ReadyKind.SEND
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """A send that the transport confirmed."""
+    """A send that the transport confirmed, or (``followed``) a follow-up that was completed."""
 
     id: str
     gen: int
+    followed: bool = False
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -350,9 +395,15 @@ class RenewAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class SignalKind(StrEnum):
     CANCEL = "cancel"
     RETRY = "retry"
-    """Make a final job pending again with fresh attempts."""
+    """Make a final job pending again with fresh attempts; one with a unique key waits for it."""
     CHANGE = "change"
-    """Change priority or run_at of a job that is pending or scheduled."""
+    """Change priority, time or message of a job that is pending, scheduled or waiting."""
+    RELEASE = "release"
+    """A waiting job becomes pending or scheduled, a scope is started."""
+    END = "end"
+    """A waiting job or scope ends with ``state``, ``result`` and ``error``."""
+    RESET = "reset"
+    """A final node of a workflow, or a started scope, waits again with fresh attempts."""
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
@@ -362,6 +413,19 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     priority: int | None = None
     run_at: float | None = None
+    delay: float | None = None
+    """Of ``change``: seconds from the ledger's now; excludes ``run_at``."""
+    latest: float | None = None
+    """Of ``change``: the new time is at most this many seconds after the job was created."""
+    message: bytes | None = None
+    """Of ``change``: replaces the message; same id and name."""
+    gen: int | None = None
+    """Of all but ``cancel`` and ``retry``: has effect only on this generation, so that repeating it
+    is harmless."""
+    state: JobState | None = None
+    """Of ``end``: completed, failed or cancelled."""
+    result: bytes | None = None
+    error: ErrorInfo | None = None
 
 
 class SignalAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -382,6 +446,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     routing_key: str | None = None
     tag: str | None = None
     worker: str | None = None
+    workflow: str | None = None
+    unique: str | None = None
     since: float | None = None
     until: float | None = None
     pending_before: float | None = None

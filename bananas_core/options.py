@@ -12,6 +12,7 @@ from bananas_core.clock import instant, seconds
 from bananas_core.errors import InvalidPayload
 from bananas_core.job import JobPut
 from bananas_core.message import VERSION, Message, check_name, encode_message
+from bananas_core.unique_rule import UniqueKey, mark
 
 
 class Priority(IntEnum):
@@ -41,6 +42,11 @@ class JobOptions(TypedDict, total=False):
     """How long one attempt may run."""
     queue_timeout: timedelta | float
     """How long it may wait, once it is ready to run."""
+    unique: Any
+    """A ``Unique(…)``, which goes before the task's own."""
+    bind: bool | str
+    """In a workflow: False keeps the result of the part before out of its arguments; a name says
+    which argument gets it. Else it has no meaning."""
 
 
 NAMES: Final = frozenset(JobOptions.__annotations__)
@@ -51,6 +57,12 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
     message: Message
     delay: float | None = None
+    waiting: bool = False
+    """It is put, and sent by whoever releases it."""
+    scope: bool = False
+    """A part of a workflow, never sent."""
+    unique: Any = None
+    """What the plugin for unique keys makes ``message.unique`` of; None: what its task says."""
 
 
 def submission(
@@ -82,7 +94,12 @@ def submission(
         run_at=None if run_at is None else run_at.astimezone(UTC),
         expires_at=None if expires_at is None else expires_at.astimezone(UTC),
     )
-    return Submission(message=message, delay=None if delay is None else seconds(delay))
+    unique = options.get("unique")
+    if isinstance(unique, UniqueKey):
+        message, unique = mark(message, unique.key, unique.rule), None
+    return Submission(
+        message=message, delay=None if delay is None else seconds(delay), unique=unique
+    )
 
 
 def check_options(options: JobOptions) -> None:
@@ -94,6 +111,12 @@ def check_options(options: JobOptions) -> None:
         raise InvalidPayload(
             f"unknown options {', '.join(sorted(unknown))}; known: {', '.join(sorted(NAMES))}"
         )
+    unique: Any = options.get("unique")
+    if unique is not None and not isinstance(unique, UniqueKey) and not hasattr(unique, "plugin"):
+        raise InvalidPayload(f"unique is a Unique(…), not {unique!r}")
+    bind: Any = options.get("bind", True)
+    if not isinstance(bind, (bool, str)):
+        raise InvalidPayload(f"bind is True, False or the name of an argument, not {bind!r}")
     for option in ("delay", "timeout", "queue_timeout"):
         duration: Any = options.get(option)
         if duration is None:
@@ -138,6 +161,10 @@ def to_put(submission: Submission) -> JobPut:
         run_at=None if message.run_at is None else message.run_at.timestamp(),
         expires_at=None if message.expires_at is None else message.expires_at.timestamp(),
         queue_timeout=message.queue_timeout,
+        waiting=submission.waiting,
+        workflow=None if message.workflow is None else message.workflow.get("id"),
+        scope=submission.scope,
+        unique=message.unique,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from bananas_core.codec import Codecs
 from bananas_core.errors import ConfigurationError
 from bananas_core.results import ResultBackend
 from bananas_core.transport import Transport
@@ -21,6 +22,8 @@ class Pair:
     def __init__(self, transport: Transport, backend: ResultBackend) -> None:
         self.transport = transport
         self.backend = backend
+        self.codecs = Codecs()
+        """Of the app that opened it: conditions in workflows look into results."""
         self.fused = transport.capabilities.fused and transport.shares(backend)
 
     async def open(self) -> None:

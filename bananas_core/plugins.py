@@ -7,22 +7,27 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, cast, runtime_checkable
 
 import pluggy
 
 from bananas_core import hooks
 from bananas_core.codec import Codecs
 from bananas_core.errors import ConfigurationError
+from bananas_core.hooks import Decision
+from bananas_core.job import Outcome, OutcomeKind
 
 if TYPE_CHECKING:
+    from bananas_core.app import Bananas
     from bananas_core.context import JobContext
-    from bananas_core.job import Claim, Outcome, PutAnswer, Session
+    from bananas_core.job import Claim, PutAnswer, Session
     from bananas_core.options import Submission
 
 log = logging.getLogger("bananas.plugins")
 
 GROUP: Final = "bananas.plugins"
+PUT_OFF: Final = 5.0
+"""Seconds that a job waits when a plugin could not say whether it may start."""
 
 
 class Plugin:
@@ -35,6 +40,21 @@ class Plugin:
     must not be left out, like encryption), or ``log`` it and go on (what only watches)."""
     time_limit: ClassVar[float] = 5.0
     """Seconds that one call of an async hook may take."""
+
+
+@runtime_checkable
+class Feature(Protocol):
+    """An option of a task that a plugin gives its meaning, like ``unique=Unique(…)``. The task
+    only holds it; the app registers the plugin when it meets the first such option."""
+
+    def plugin(self) -> Plugin:
+        """A plugin that knows what to do with options of this kind. An app that has one of the
+        same name keeps that."""
+        ...
+
+    def check(self, task: Any) -> None:
+        """Whether the task can have it. Raises ConfigurationError, which refuses the task."""
+        ...
 
 
 class PluginManager:
@@ -80,6 +100,12 @@ class PluginManager:
             if isinstance(caller, pluggy.HookCaller) and caller.get_hookimpls()
         }
 
+    def use(self, feature: Feature) -> None:
+        """Have the plugin of a task's option, once. Raises ConfigurationError."""
+        plugin = feature.plugin()
+        if plugin.name not in self.names:
+            self.register(plugin)
+
     def has(self, hook: str) -> bool:
         """Whether any plugin has this hook; what has none costs nothing."""
         return hook in self._calls
@@ -120,6 +146,37 @@ class PluginManager:
                 await _within(plugin, call(jobs=jobs, answers=answers))
             except Exception:
                 log.exception("plugin %s failed in after_submit", plugin.name)
+
+    async def before_execute(self, app: Bananas, claims: list[Claim]) -> list[Decision | None]:
+        """What is to be done with each claim; None: start it. When a plugin of policy ``fail``
+        goes wrong, the claims wait a while."""
+        result: list[Decision | None] = [None] * len(claims)
+        for plugin, call in self._calls.get("before_execute", ()):
+            places = [i for i, found in enumerate(result) if found is None]
+            batch = [claims[i] for i in places]
+            if not batch:
+                break
+            answer: Sequence[Decision | None] | None
+            try:
+                answer = await _within(plugin, call(app=app, claims=batch))
+                if answer is not None and len(answer) != len(batch):
+                    raise ValueError(f"{len(answer)} answers for {len(batch)} claims")
+            except Exception as error:
+                log.exception("plugin %s failed in before_execute", plugin.name)
+                answer = None
+                if plugin.on_error == "fail":
+                    answer = [_put_off(claim, plugin, error) for claim in batch]
+            for i, decision in zip(places, answer or [None] * len(batch), strict=True):
+                result[i] = decision
+        return result
+
+    async def after_finish(self, app: Bananas, outcomes: list[Outcome]) -> None:
+        """Tell of recorded outcomes. Errors are logged: they are recorded already."""
+        for plugin, call in self._calls.get("after_finish", ()):
+            try:
+                await _within(plugin, call(app=app, outcomes=outcomes))
+            except Exception:
+                log.exception("plugin %s failed in after_finish", plugin.name)
 
     def around_execute(
         self, claim: Claim, context: JobContext
@@ -219,6 +276,18 @@ def find_plugins(names: Iterable[str]) -> list[Plugin]:
         except ImportError as error:
             raise ConfigurationError(f"plugin {name!r} can't be imported: {error}") from error
     return plugins
+
+
+def _put_off(claim: Claim, plugin: Plugin, error: Exception) -> Decision:
+    return Decision(
+        outcome=Outcome(
+            id=claim.id,
+            fence=claim.fence,
+            kind=OutcomeKind.SNOOZE,
+            delay=PUT_OFF,
+            held_by=f"plugin {plugin.name}: {type(error).__name__}: {error!s:.200}",
+        )
+    )
 
 
 async def _within(plugin: Plugin, result: Any) -> Any:

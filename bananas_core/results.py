@@ -72,8 +72,10 @@ class ResultBackend(Protocol):
     ) -> list[PutAnswer]:
         """L7. Creates each job if no record has its id; an existing one is left as it is
         (``exists``), also twice in one batch. Answers in order.
-        L8. With a ``delay`` or a later ``run_at`` the job is scheduled, else pending.
-        L9. ``settled`` clears the guards of confirmed sends (matched by id and gen).
+        L8. With a ``delay`` or a later ``run_at`` the job is scheduled, with ``waiting`` it waits;
+        a ``scope`` waits too, started unless ``waiting``. Else it is pending.
+        L9. ``settled`` clears the guards of confirmed sends and of completed follow-ups (matched
+        by id, gen, and whether the job has ended).
         """
         ...
 
@@ -107,7 +109,9 @@ class ResultBackend(Protocol):
     async def finish(self, outcomes: Sequence[Outcome]) -> tuple[list[FinishAnswer], list[Ready]]:
         """L21. Applied only if (id, fence) is the running claim; else refused, changing nothing.
         L22. Outcome, timeline and event are one step. Answers in order.
-        L23. Returns what became pending and must be sent (empty without ``guard``).
+        L23. Returns what became pending and must be sent (none of these without ``guard``), and
+        what ended and must be followed up: nodes of workflows and holders of unique keys. So do
+        ``renew``, ``signal`` and ``due``.
         L24. Repeating gives the first answer, also after the job was claimed again.
         """
         ...
@@ -121,8 +125,8 @@ class ResultBackend(Protocol):
         ...
 
     async def count(self, by: Sequence[str], query: Query | None = None) -> list[Count]:
-        """L27. Counts grouped by fields among ``state name routing_key worker priority``; each
-        says if it is exact. ``query``'s cursor and limit are ignored."""
+        """L27. Counts grouped by fields among ``state name routing_key worker priority workflow``;
+        each says if it is exact. ``query``'s cursor and limit are ignored."""
         ...
 
     async def sessions(self) -> list[SessionRecord]:
@@ -138,9 +142,19 @@ class ResultBackend(Protocol):
 
     async def signal(self, signals: Sequence[Signal]) -> tuple[list[SignalAnswer], list[Ready]]:
         """L30. Cancel: a job that isn't running ends cancelled; a running one is flagged.
-        L31. Retry: a failed, cancelled or quarantined job runs again with fresh attempts.
-        L32. Change: a pending or scheduled job gets the priority or run_at, as a new generation.
-        The second value is what must be sent, as in ``finish``.
+        L31. Retry: a failed, cancelled or quarantined job runs again with fresh attempts; one with
+        a unique key waits, and must be followed up, since another may hold the key by now.
+        L32. Change: a pending, scheduled or waiting job gets the priority, time or message, as a
+        new generation.
+        L46. Release: a waiting job becomes pending, or scheduled by its ``delay`` or ``run_at``; a
+        waiting scope is started, once. Any other is left as it is, and ``done``.
+        L47. End: a waiting job or scope ends with the given state, result and error; ``done`` too
+        if it had ended in that state.
+        L48. Reset: an ended node of a workflow, or a started scope, waits again, unstarted, with
+        fresh attempts, as a new generation. Nothing else can be reset.
+        L49. ``gen`` of any but a cancel or retry: has no effect on another generation; ``done`` if
+        that is a later one.
+        The second value is what must be done now, as in ``finish``.
         """
         ...
 
@@ -152,12 +166,13 @@ class ResultBackend(Protocol):
         lost: Mapping[str, float] | None = None,
     ) -> tuple[list[Ready], bool]:
         """L33. Moves scheduled jobs whose time has come to pending, never early; ends expired
-        ones; repeats unsettled sends with growing holds; at most ``limit`` records a call.
+        and waiting ones whose time is over; repeats unsettled sends and follow-ups with growing
+        holds; at most ``limit`` records a call.
         L34. Ends sessions whose claims ran out: each claim is a death. Any number of callers.
         L35. After DUE_GAP without a ``due`` (an outage), no claim lapses for one CLAIM_TTL.
         L36. ``lost``: routing key → instant; pending jobs older than that are sent again.
         L37. A crash after any step of it loses nothing: what was not settled comes again.
-        Returns what must be sent (empty without ``guard``), and whether more is due right now.
+        Returns what must be done now, as in ``finish``, and whether more is due right now.
         """
         ...
 
@@ -173,6 +188,11 @@ class ResultBackend(Protocol):
         order."""
         ...
 
+    async def get_docs(self, keys: Sequence[str]) -> list[Doc | None]:
+        """L50. Documents in order of ``keys``; sees every write that was confirmed before the
+        call, whoever made it."""
+        ...
+
     async def events(self, after: str, *, limit: int = 1000) -> EventPage:
         """L41. Events after a cursor, each at least once and in order per job; ``""`` is the
         oldest kept, ``"$"`` means from now on. CursorExpired if the cursor is older than what
@@ -183,7 +203,9 @@ class ResultBackend(Protocol):
     async def prune(self, retention: Retention, limit: int) -> int:
         """L42. Deletes up to ``limit`` final records whose time is over, with their documents
         (keys starting with ``job/{id}/``), and events past theirs; how many records went.
-        L43. Nothing live and nothing younger than 600 s is ever deleted.
+        L43. Nothing live, nothing younger than 600 s and nothing whose follow-up is not settled is
+        ever deleted.
+        L51. A node of a workflow stays until the record of the workflow is gone or may go.
         """
         ...
 

@@ -25,6 +25,8 @@ from bananas_core.renew import ClaimKey, Keeper
 from bananas_core.report import Reporter
 from bananas_core.state import SUSPECT_DEATHS
 from bananas_core.threads import TaskInterrupted, ThreadPool
+from bananas_core.workflow.node import to_info
+from bananas_core.workflow.values import fill_inputs
 
 if TYPE_CHECKING:
     from bananas_core.app import Bananas
@@ -201,6 +203,8 @@ class Executor:
             return unknown_task(claim, error)
         try:
             payload = await load_payload(app, claim, job.message)
+            if job.message.workflow is not None:
+                payload = await fill_inputs(app, to_info(job.message.workflow), payload)
         except InvalidPayload as error:
             return _outcome(job, OutcomeKind.FAILED, error=error_info(error))
         reporter = self._reporter

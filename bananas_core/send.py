@@ -6,7 +6,8 @@ import logging
 from collections.abc import Sequence
 
 from bananas_core.errors import TransportError
-from bananas_core.job import Ready, Settled
+from bananas_core.follow import follow_up
+from bananas_core.job import Ready, ReadyKind, Settled
 from bananas_core.pair import Pair
 from bananas_core.transport import Outgoing
 
@@ -14,14 +15,19 @@ log = logging.getLogger("bananas.send")
 
 
 async def send_ready(pair: Pair, ready: Sequence[Ready]) -> list[Settled]:
-    """Send with confirmation; nothing to do where the ledger itself is the queue.
+    """Do what must be done now: follow up what ended, then send with confirmation what is pending.
+
+    Nothing is sent where the ledger itself is the queue.
 
     Returns:
-        What was confirmed, to be settled in the ledger. The guards of all others fire later and
-        ``due`` sends them again, so an outage is only logged.
+        What was confirmed or completed, to be settled in the ledger. The guards of all others
+        fire later and ``due`` returns them again, so an outage is only logged.
     """
+    settled: list[Settled] = []
+    if any(item.kind is ReadyKind.FOLLOW for item in ready):
+        ready, settled = await follow_up(pair.backend, ready, codecs=pair.codecs)
     if not ready or pair.fused:
-        return []
+        return settled
     messages = [
         Outgoing(body=r.message, queue=r.routing_key, priority=r.priority, head=r.head)
         for r in ready
@@ -30,11 +36,10 @@ async def send_ready(pair: Pair, ready: Sequence[Ready]) -> list[Settled]:
         answers = await pair.transport.send(messages)
     except TransportError as error:
         log.warning("%d messages were not sent and will be later: %s", len(ready), error)
-        return []
-    confirmed = []
+        return settled
     for item, refused in zip(ready, answers, strict=True):
         if refused is None:
-            confirmed.append(Settled(id=item.id, gen=item.gen))
+            settled.append(Settled(id=item.id, gen=item.gen))
         else:
             log.error("job %s can't be sent: %s", item.id, refused)
-    return confirmed
+    return settled

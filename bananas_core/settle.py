@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from bananas_core.errors import BananasError, ResultBackendError
@@ -55,11 +55,13 @@ class Settler:
         drop: Callable[[list[ClaimKey]], None],
         *,
         done: Callable[[int], None],
+        recorded: Callable[[list[Outcome]], Awaitable[None]] | None = None,
     ) -> None:
         self._pair = pair
         self._sender = sender
         self._drop = drop
         self._done = done
+        self._recorded = recorded
         self._outcomes: list[Outcome] = []
         self._flights: set[asyncio.Task[None]] = set()
         self._scheduled = False
@@ -107,11 +109,13 @@ class Settler:
             if not answer.accepted:
                 log.warning("the outcome of job %s was refused: its claim was lost", answer.id)
         self._drop([(outcome.id, outcome.fence) for outcome in batch])
-        self._done(sum(outcome.kind is not OutcomeKind.HANDBACK for outcome in batch))
+        self._done(sum(_ran(outcome) for outcome in batch))
         try:
             await self._sender.send(ready)
         except BananasError as error:
             log.warning("released jobs will be sent later: %s", error)
+        if self._recorded is not None:
+            await self._recorded(batch)
 
     async def _record(self, batch: list[Outcome]) -> tuple[list[FinishAnswer], list[Ready]]:
         wait = 0.05
@@ -122,3 +126,9 @@ class Settler:
                 log.warning("%d outcomes are not recorded yet: %s", len(batch), error)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, 1.0)
+
+
+def _ran(outcome: Outcome) -> bool:
+    """Whether it counts as done: not what was handed back, nor what only waits for its turn."""
+    waits = outcome.kind is OutcomeKind.SNOOZE and outcome.ran is None
+    return outcome.kind is not OutcomeKind.HANDBACK and not waits

@@ -27,7 +27,9 @@ from bananas_core.job import (
     Outcome,
     OutcomeKind,
     Ready,
+    ReadyKind,
     Retention,
+    Settled,
     Signal,
     SignalKind,
     VerdictKind,
@@ -67,6 +69,9 @@ def create(put: JobPut, now: float, *, guard: bool, keep_for: float = 0.0) -> Jo
         expires_at=put.expires_at,
         queue_timeout=put.queue_timeout,
         tags=put.tags,
+        workflow=put.workflow,
+        scope=put.scope,
+        unique=put.unique,
         keep_until=now + keep_for,
         foreign=keep_for > 0,
         pending_at=now,
@@ -76,6 +81,8 @@ def create(put: JobPut, now: float, *, guard: bool, keep_for: float = 0.0) -> Jo
     if put.quarantine is not None:
         ended = replace(base, pending_at=None, guard_at=None, guard_hold=0.0)
         return replace(ended, state=JobState.QUARANTINED, error=put.quarantine, finished_at=now)
+    if put.waiting or put.scope:
+        return _waiting(base, put, now)
     run_at = now + put.delay if put.delay is not None else put.run_at
     if run_at is None and put.expires_at is None and put.queue_timeout is None:
         return base  # what `_ready` makes of most jobs, at half the cost
@@ -159,6 +166,8 @@ def finish(
             head=False,
             result=outcome.result,
             attempts=_entries(job, kind.value, now, started),
+            guard_at=now + FIRST_HOLD if job.followed else None,
+            guard_hold=FIRST_HOLD if job.followed else 0.0,
         )
     if kind is OutcomeKind.DIED:
         return True, lapse(job, now, guard=guard, kind=kind.value)
@@ -178,7 +187,8 @@ def finish(
         return True, _ready(closed, now, _later(now, outcome.delay), guard=guard)
     if kind is OutcomeKind.SNOOZE:
         count = job.held.count + 1 if job.held else 1
-        held = Held(by=outcome.held_by or "snooze", until=now + outcome.delay, count=count)
+        until = outcome.held_until or now + outcome.delay
+        held = Held(by=outcome.held_by or "snooze", until=until, count=count, gen=job.gen + 1)
         closed = replace(closed, held=held, head=False)
         return True, _ready(closed, now, _later(now, outcome.delay), guard=guard)
     return True, _ready(replace(closed, head=True), now, None, guard=guard)
@@ -239,34 +249,44 @@ def forgive(job: Job, worker: str) -> Job:
     return replace(job, deaths=max(0, job.deaths - taken), attempts=tuple(attempts))
 
 
-def look(job: Job, now: float, *, guard: bool) -> tuple[bool, Job]:
+def look(job: Job, now: float, *, guard: bool) -> tuple[ReadyKind | None, Job]:
     """What ``due`` does with a record whose ``due_at`` has come.
 
     Returns:
-        Whether its message must be sent now, and the record (the same one if nothing is due).
+        What must be done about it now, and the record (the same one if nothing is due).
     """
     if job.due_at is None or job.due_at > now:
-        return False, job
-    if job.state is JobState.SCHEDULED:
-        if job.expires_at is not None and job.expires_at <= now:
-            return False, _expire(job, now)
-        return True, _ready(job, now, None, guard=guard)
-    if job.start_by is not None and job.start_by <= now:
-        return False, _expire(job, now)
-    return True, resend(job, now)
+        return None, job
+    new = _looked(job, now, guard=guard)
+    if new.state is JobState.PENDING:
+        return (ReadyKind.SEND if guard else None), new
+    return (ReadyKind.FOLLOW if new.guard_at is not None else None), new
 
 
 def resend(job: Job, now: float) -> Job:
-    """A pending job whose message must be sent again; the next guard holds twice as long."""
+    """What must be done about it must be done again; the next guard holds twice as long."""
     hold = min(LAST_HOLD, max(SECOND_HOLD, job.guard_hold * 2))
     return replace(job, guard_at=now + hold, guard_hold=hold)
 
 
-def settle(job: Job, gen: int) -> Job:
-    """The message of this generation was sent with confirmation."""
-    if job.state is JobState.PENDING and job.gen == gen and job.guard_at is not None:
+def settle(job: Job, item: Settled) -> Job:
+    """The message of this generation was sent, or the follow-up of its end is complete."""
+    wanted = job.state in FINAL if item.followed else job.state is JobState.PENDING
+    if wanted and job.gen == item.gen and job.guard_at is not None:
         return replace(job, guard_at=None)
     return job
+
+
+def calls_for(old: Job | None, new: Job, *, guard: bool) -> ReadyKind | None:
+    """What must be done because a record changed. Not asked for a new one: whoever puts it
+    knows."""
+    if old is None or (old.state is new.state and old.gen == new.gen):
+        return None
+    if new.state is JobState.PENDING:
+        return ReadyKind.SEND if guard else None
+    if new.state is JobState.SCHEDULED or new.guard_at is None:
+        return None
+    return ReadyKind.FOLLOW
 
 
 def signal(job: Job | None, wish: Signal, now: float, *, guard: bool) -> tuple[bool, Job | None]:
@@ -274,40 +294,23 @@ def signal(job: Job | None, wish: Signal, now: float, *, guard: bool) -> tuple[b
     if job is None:
         return False, None
     if wish.kind is SignalKind.CANCEL:
-        if job.state in FINAL:
-            return job.state is JobState.CANCELLED, job
-        if job.cancel is not None:
-            return True, job
-        cancelled = replace(job, cancel=Cancel(at=now, by=wish.by, reason=wish.reason))
-        if job.state is JobState.PROCESSING:
-            return True, replace(cancelled, changed_at=now)
-        return True, _end(replace(cancelled, gen=job.gen + 1), JobState.CANCELLED, now, None, None)
+        return _cancel(job, wish, now)
     if wish.kind is SignalKind.RETRY:
-        if job.state not in FINAL or job.state is JobState.COMPLETED or job.name == "":
+        if job.state not in FINAL or job.state is JobState.COMPLETED or job.name == "" or job.scope:
             return False, job
-        fresh = replace(
-            job,
-            gen=job.gen + 1,
-            failures=0,
-            deaths=0,
-            cancel=None,
-            held=None,
-            error=None,
-            finished_at=None,
-            expires_at=None,
-            worker=None,
-            head=False,
-        )
+        fresh = replace(_fresh(job), expires_at=None)
+        if job.unique is not None:  # somebody else may hold its key by now
+            return True, replace(fresh, state=JobState.WAITING, changed_at=now, guard_at=now)
         return True, _ready(fresh, now, wish.run_at, guard=guard)
-    if job.state not in (JobState.PENDING, JobState.SCHEDULED):
-        return False, job
-    changed = replace(job, gen=job.gen + 1, changed_at=now)
-    if wish.priority is not None:
-        changed = replace(changed, priority=wish.priority)
-    run_at = wish.run_at
-    if run_at is None and job.state is JobState.SCHEDULED:
-        run_at = job.run_at
-    return True, _ready(changed, now, run_at, guard=guard)
+    if wish.gen is not None and wish.gen != job.gen:
+        return wish.gen < job.gen, job
+    if wish.kind is SignalKind.RELEASE:
+        return True, _release(job, now, guard=guard)
+    if wish.kind is SignalKind.END:
+        return _end_waiting(job, wish, now)
+    if wish.kind is SignalKind.RESET:
+        return _reset(job, now)
+    return _change(job, wish, now, guard=guard)
 
 
 def event(old: Job | None, new: Job) -> Event | None:
@@ -323,11 +326,20 @@ def event(old: Job | None, new: Job) -> Event | None:
         at=new.changed_at,
         attempt=new.attempt,
         fence=new.fence,
+        workflow=new.workflow,
     )
 
 
 def ready(job: Job) -> Ready:
-    """The message to send for a pending record."""
+    """The message to send for a pending record; for any other, that it must be followed up."""
+    if job.state is not JobState.PENDING:
+        return Ready(
+            id=job.id,
+            gen=job.gen,
+            routing_key=job.routing_key,
+            priority=job.priority,
+            kind=ReadyKind.FOLLOW,
+        )
     message = job.message
     if job.gen > 1:
         message = with_fields(message, gen=job.gen, priority=job.priority, put=True)
@@ -341,18 +353,138 @@ def ready(job: Job) -> Ready:
     )
 
 
-def prunable(job: Job, now: float, policy: Retention) -> bool:
-    """Whether a final record's time is over."""
+def prunable(job: Job, now: float, policy: Retention, whole: Job | None = None) -> bool:
+    """Whether a final record's time is over. ``whole``: of a node, the record of its workflow if
+    it still exists."""
     at = prune_at(job, policy)
-    return at is not None and at <= now
+    if at is None or at > now:
+        return False
+    return whole is None or whole.id == job.id or prunable(whole, now, policy)
 
 
 def prune_at(job: Job, policy: Retention) -> float | None:
-    """When a final record may go; None while the job is live."""
-    if job.state not in FINAL or job.finished_at is None:
+    """When a final record may go; None while it is live or not yet followed up. A node stays
+    besides until its workflow may go."""
+    if job.state not in FINAL or job.finished_at is None or job.guard_at is not None:
         return None
     kept: float = getattr(policy, job.state.value)
     return max(job.finished_at + max(600.0, kept), job.keep_until)
+
+
+def _waiting(base: Job, put: JobPut, now: float) -> Job:
+    """A new record that is not ready: a scope, or a job that waits for its release."""
+    asked = put.waiting and put.unique is not None and put.workflow is None
+    job = replace(
+        base,
+        state=JobState.WAITING,
+        run_at=put.run_at,
+        delay=put.delay,
+        pending_at=None,
+        guard_at=now + FIRST_HOLD if asked else None,
+        guard_hold=FIRST_HOLD if asked else 0.0,
+    )
+    return job if put.waiting else _release(job, now, guard=False)
+
+
+def _release(job: Job, now: float, *, guard: bool) -> Job:
+    """A waiting job that may go on; any other was released before."""
+    if job.state is not JobState.WAITING:
+        return job
+    if not job.scope:
+        run_at = now + job.delay if job.delay is not None else job.run_at
+        return _ready(replace(job, delay=None, guard_hold=0.0), now, run_at, guard=guard)
+    if job.started_at is not None:
+        return job
+    limit = None if job.queue_timeout is None else now + job.queue_timeout
+    return replace(job, started_at=now, changed_at=now, start_by=limit)
+
+
+def _end_waiting(job: Job, wish: Signal, now: float) -> tuple[bool, Job]:
+    if job.state is not JobState.WAITING or wish.state is None:
+        return job.state is wish.state, job
+    if wish.state is JobState.CANCELLED:
+        job = replace(job, cancel=Cancel(at=now, by=wish.by, reason=wish.reason))
+    return True, replace(_end(job, wish.state, now, wish.error, None), result=wish.result)
+
+
+def _reset(job: Job, now: float) -> tuple[bool, Job]:
+    """A node of a workflow that is to run again once it is released."""
+    started_scope = job.scope and job.state is JobState.WAITING and job.started_at is not None
+    if job.workflow is None or not (job.state in FINAL or started_scope):
+        return False, job
+    return True, replace(
+        _fresh(job),
+        state=JobState.WAITING,
+        changed_at=now,
+        started_at=None,
+        pending_at=None,
+        expires_at=None,
+        result=None,
+        progress=None,
+        start_by=None,
+        run_at=None,
+    )
+
+
+def _cancel(job: Job, wish: Signal, now: float) -> tuple[bool, Job]:
+    if job.state in FINAL:
+        return job.state is JobState.CANCELLED, job
+    if job.cancel is not None:
+        return True, job
+    cancelled = replace(job, cancel=Cancel(at=now, by=wish.by, reason=wish.reason))
+    if job.state is JobState.PROCESSING:
+        return True, replace(cancelled, changed_at=now)
+    return True, _end(replace(cancelled, gen=job.gen + 1), JobState.CANCELLED, now, None, None)
+
+
+def _change(job: Job, wish: Signal, now: float, *, guard: bool) -> tuple[bool, Job]:
+    waiting = job.state is JobState.WAITING and not job.scope
+    if not waiting and job.state not in (JobState.PENDING, JobState.SCHEDULED):
+        return False, job
+    changed = replace(job, gen=job.gen + 1, changed_at=now)
+    if wish.priority is not None:
+        changed = replace(changed, priority=wish.priority)
+    if wish.message is not None:
+        changed = replace(changed, message=wish.message)
+    run_at = now + wish.delay if wish.delay is not None else wish.run_at
+    if run_at is not None and wish.latest is not None:
+        run_at = min(run_at, job.created_at + wish.latest)
+    if waiting:
+        return True, changed if run_at is None else replace(changed, run_at=run_at, delay=None)
+    if run_at is None and job.state is JobState.SCHEDULED:
+        run_at = job.run_at
+    return True, _ready(changed, now, run_at, guard=guard)
+
+
+def _looked(job: Job, now: float, *, guard: bool) -> Job:
+    """The record after its time came."""
+    if job.state is JobState.SCHEDULED:
+        if job.expires_at is not None and job.expires_at <= now:
+            return _expire(job, now)
+        return _ready(job, now, None, guard=guard)
+    if job.state is JobState.WAITING and job.expires_at is not None and job.expires_at <= now:
+        return _expire(job, now)
+    if job.start_by is not None and job.start_by <= now:
+        return _expire(job, now)
+    return resend(job, now)
+
+
+def _fresh(job: Job) -> Job:
+    """The next generation, as if nobody had tried it before."""
+    return replace(
+        job,
+        gen=job.gen + 1,
+        failures=0,
+        deaths=0,
+        cancel=None,
+        held=None,
+        error=None,
+        finished_at=None,
+        worker=None,
+        head=False,
+        guard_at=None,
+        guard_hold=0.0,
+    )
 
 
 def _ready(job: Job, now: float, run_at: float | None, *, guard: bool) -> Job:
@@ -397,7 +529,8 @@ def _end(
         started_at=started if started is not None else job.started_at,
         error=error,
         held=None,
-        guard_at=None,
+        guard_at=now + FIRST_HOLD if job.followed else None,
+        guard_hold=FIRST_HOLD if job.followed else 0.0,
         start_by=None,
         run_at=None,
         head=False,

@@ -18,6 +18,7 @@ from bananas_core.blobs import INLINE, encode_payload_value
 from bananas_core.clock import Clock
 from bananas_core.codec import CodecContext, Codecs
 from bananas_core.errors import (
+    DuplicateJob,
     PayloadTooLarge,
     ResultBackendError,
     TransportError,
@@ -30,6 +31,7 @@ from bananas_core.pair import Pair
 from bananas_core.plugins import PluginManager
 from bananas_core.send import send_ready
 from bananas_core.transport import Outgoing
+from bananas_core.unique_rule import UniqueRule, mark, rule_of
 
 log = logging.getLogger("bananas.submit")
 
@@ -84,6 +86,7 @@ class Submitter:
 
         Raises:
             InvalidPayload, PayloadTooLarge: nothing was sent.
+            DuplicateJob: another job holds the key of one of them; the others were accepted.
             TransportError, ResultBackendError: it is unknown what was accepted. Recorded jobs
                 that could not be sent are sent by any worker later. Safe to repeat with the
                 same ids.
@@ -182,17 +185,56 @@ class Submitter:
             puts.append(put)
         if not puts:
             return results
-        settled, self._settled = self._settled, []
-        try:
-            answers = await self._pair.backend.put(puts, settled=settled)
-        except BaseException:
-            self._settled.extend(settled)
-            raise
-        for place, refused in await self._send_messages(puts, answers):
-            results[places[place]] = refused
+        answers = await self._put(live, puts)
+        for i, answer in enumerate(answers):
+            results[places[i]] = answer if isinstance(answer, Exception) else answer.id
+        kept = [i for i, answer in enumerate(answers) if isinstance(answer, PutAnswer)]
+        accepted = [answer for answer in answers if isinstance(answer, PutAnswer)]
+        for place, refused in await self._send_messages([puts[i] for i in kept], accepted):
+            results[places[kept[place]]] = refused
         if self._plugins.has("after_submit"):
-            await self._plugins.after_submit(live, answers)
+            await self._plugins.after_submit([live[i] for i in kept], accepted)
         return results
+
+    async def _put(
+        self, jobs: Sequence[Submission], puts: Sequence[JobPut]
+    ) -> list[PutAnswer | DuplicateJob]:
+        """Record all, those with a unique key in their own way."""
+        keyed = [i for i, put in enumerate(puts) if put.unique is not None and not put.waiting]
+        plain = [i for i in range(len(puts)) if i not in set(keyed)] if keyed else range(len(puts))
+        found: dict[int, PutAnswer | DuplicateJob] = {}
+        if plain:
+            settled, self._settled = self._settled, []
+            try:
+                answers = await self._pair.backend.put([puts[i] for i in plain], settled=settled)
+            except BaseException:
+                self._settled.extend(settled)
+                raise
+            found.update(zip(plain, answers, strict=True))
+        if keyed:
+            found.update(zip(keyed, await self._put_keyed(jobs, puts, keyed), strict=True))
+        return [found[i] for i in range(len(puts))]
+
+    async def _put_keyed(
+        self, jobs: Sequence[Submission], puts: Sequence[JobPut], keyed: Sequence[int]
+    ) -> list[PutAnswer | DuplicateJob]:
+        from bananas_core.unique_put import put_unique  # most programs have no unique jobs
+
+        async def remake(place: int, id: str, rule: UniqueRule) -> JobPut:
+            job = jobs[keyed[place]]
+            message = mark(replace(job.message, id=id), job.message.unique or "", rule)
+            return await self._put_of(replace(job, message=message))
+
+        answers, ready = await put_unique(
+            self._pair.backend,
+            [puts[i] for i in keyed],
+            [rule_of(jobs[i].message) for i in keyed],
+            remake,
+            clock=self._clock,
+        )
+        if ready:
+            await self.send_ready(ready)
+        return answers
 
     async def _put_of(self, job: Submission) -> JobPut:
         """The ledger's record of a submission, its payload encoded and checked in."""

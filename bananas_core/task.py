@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from bananas_core.arguments import Arguments, check_named, encode_value, local_names
+import msgspec
+
+from bananas_core.arguments import (
+    Arguments,
+    Later,
+    Unsent,
+    check_named,
+    encode_value,
+    local_names,
+)
 from bananas_core.clock import seconds
 from bananas_core.errors import ConfigurationError, InvalidPayload
 from bananas_core.handle import Job
 from bananas_core.message import Backoff, check_name
 from bananas_core.options import JobOptions, check_options
+from bananas_core.plugins import Feature
 from bananas_core.retry import RetryPolicy
+from bananas_core.workflow.spec import Host as WorkflowHost
+from bananas_core.workflow.spec import Piece
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Host(Protocol):
+class Host(WorkflowHost, Protocol):
     """What a task needs of its app."""
 
     @property
@@ -33,22 +45,51 @@ class Host(Protocol):
         ...
 
 
-class JobSpec(Generic[R]):
-    """A job that was not sent yet: a task, encoded arguments, and options. Never changes."""
+class JobSpec(Piece, Generic[R]):
+    """A job that was not sent yet: a task, encoded arguments, and options. Never changes. ``|``
+    makes a chain of it and what comes next."""
 
-    __slots__ = ("_host", "annotation", "name", "options_given", "payload")
+    __slots__ = ("_arguments", "_unsent", "annotation", "host", "name", "options_given")
 
     def __init__(
-        self, host: Host, name: str, payload: bytes, options: JobOptions, annotation: Any = None
+        self,
+        host: Host,
+        name: str,
+        unsent: Unsent,
+        options: JobOptions,
+        annotation: Any = None,
+        arguments: Arguments | None = None,
     ) -> None:
-        self._host = host
+        self.host = host
         self.name = name
-        self.payload = payload
         self.options_given = options
         self.annotation = annotation
+        self._unsent = unsent
+        self._arguments = arguments
 
     def __repr__(self) -> str:
         return f"<JobSpec {self.name} {self.payload.decode():.80}>"
+
+    @property
+    def payload(self) -> bytes:
+        """The arguments that are known, as JSON."""
+        return self._unsent.payload
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Required arguments that are missing: an earlier part of a workflow must give them."""
+        return self._unsent.lacks
+
+    @property
+    def later(self) -> tuple[tuple[tuple[str | int, ...], Later], ...]:
+        """Where in the arguments results of earlier parts of a workflow belong."""
+        return self._unsent.later
+
+    def free(self) -> list[str] | None:
+        """Arguments that are not given, the required ones first; None: the task is not known."""
+        if self._arguments is None:
+            return None
+        return self._arguments.free(msgspec.json.decode(self.payload, type=dict[str, msgspec.Raw]))
 
     def options(self, **options: Unpack[JobOptions]) -> JobSpec[R]:
         """A copy with these options set over earlier ones.
@@ -58,16 +99,18 @@ class JobSpec(Generic[R]):
         """
         merged = merge(self.options_given, options)
         check_options(merged)
-        return JobSpec(self._host, self.name, self.payload, merged, self.annotation)
+        return JobSpec(
+            self.host, self.name, self._unsent, merged, self.annotation, self._arguments
+        )
 
     async def submit(self) -> Job[R]:
         """Submit it; see ``Task.submit``. Submitting a spec twice makes two jobs, unless it has
         a ``job_id``."""
-        return (await self._host.submit_specs([self]))[0]
+        return (await self.host.submit_specs([self]))[0]
 
     def submit_blocking(self) -> Job[R]:
         """``submit`` for code without an event loop."""
-        return self._host.submit_specs_blocking([self])[0]
+        return self.host.submit_specs_blocking([self])[0]
 
 
 class Task(Generic[P, R]):
@@ -91,6 +134,8 @@ class Task(Generic[P, R]):
         queue_timeout: float | None = None,
         result: bool = True,
         retry: RetryPolicy | None = None,
+        unique: Feature | None = None,
+        limits: Sequence[Feature] = (),
     ) -> None:
         self.name = name
         self.fn = fn
@@ -101,6 +146,8 @@ class Task(Generic[P, R]):
         self.queue_timeout = queue_timeout
         self.result = result
         self.retry = retry or RetryPolicy()
+        self.unique = unique
+        self.limits = tuple(limits)
         self._host = host
         self._arguments = Arguments(fn, name, local_names(fn))
         self.__doc__ = fn.__doc__
@@ -120,7 +167,7 @@ class Task(Generic[P, R]):
             TransportError, ResultBackendError: the outcome is unknown. To try again safely,
                 choose the id: ``task.job(…).options(job_id=…).submit()``.
         """
-        return (await self._host.submit_specs([self.job(*args, **kwargs)]))[0]
+        return (await self._host.submit_specs([self._whole(args, kwargs)]))[0]
 
     async def submit_many(
         self, arguments: Sequence[Mapping[str, Any]], **options: Unpack[JobOptions]
@@ -133,23 +180,40 @@ class Task(Generic[P, R]):
         """
         return await self._host.submit_specs(self.specs(arguments, options))
 
-    def job(self, *args: P.args, **kwargs: P.kwargs) -> JobSpec[R]:
-        """The job that ``submit`` would send, unsent.
+    @overload
+    def job(self) -> JobSpec[R]: ...
+    @overload
+    def job(self, *args: P.args, **kwargs: P.kwargs) -> JobSpec[R]: ...
+    def job(self, *args: Any, **kwargs: Any) -> JobSpec[R]:
+        """The job that ``submit`` would send, unsent. In a workflow, arguments may be missing
+        that earlier parts give, or be their results; type checkers take all or none, ``step``
+        takes some.
 
         Raises:
-            InvalidPayload: the arguments don't fit the signature, or have no JSON form.
+            InvalidPayload: what is given doesn't fit the signature, or has no JSON form.
         """
-        return self._spec(args, kwargs, self._defaults())
+        unsent = self._arguments.unsent(args, kwargs, self._host.max_payload)
+        return self._spec(unsent, self._defaults())
+
+    def step(self, *args: Any, **kwargs: Any) -> JobSpec[R]:
+        """``job`` for type checkers that are not to miss arguments: a step of a workflow which
+        gets the others from earlier steps."""
+        return self.job(*args, **kwargs)
 
     def submit_blocking(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """``submit`` for code without an event loop."""
-        return self._host.submit_specs_blocking([self.job(*args, **kwargs)])[0]
+        return self._host.submit_specs_blocking([self._whole(args, kwargs)])[0]
 
     def submit_many_blocking(
         self, arguments: Sequence[Mapping[str, Any]], **options: Unpack[JobOptions]
     ) -> list[Job[R]]:
         """``submit_many`` for code without an event loop."""
         return self._host.submit_specs_blocking(self.specs(arguments, options))
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Options that plugins give their meaning."""
+        return self.limits if self.unique is None else (self.unique, *self.limits)
 
     @property
     def result_type(self) -> Any:
@@ -181,13 +245,20 @@ class Task(Generic[P, R]):
             check_one_id(merged, len(arguments))
         for mapping in arguments:
             check_named(mapping, self.name)
-        return [self._spec((), mapping, merged) for mapping in arguments]
+        most = self._host.max_payload
+        return [
+            self._spec(Unsent(payload=self._arguments.encode((), mapping, most)), merged)
+            for mapping in arguments
+        ]
 
-    def _spec(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: JobOptions
-    ) -> JobSpec[R]:
+    def _whole(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobSpec[R]:
+        """With all its arguments. Raises InvalidPayload."""
         payload = self._arguments.encode(args, kwargs, self._host.max_payload)
-        return JobSpec(self._host, self.name, payload, options, self._arguments.result_type)
+        return self._spec(Unsent(payload=payload), self._defaults())
+
+    def _spec(self, unsent: Unsent, options: JobOptions) -> JobSpec[R]:
+        arguments = self._arguments
+        return JobSpec(self._host, self.name, unsent, options, arguments.result_type, arguments)
 
     def _defaults(self) -> JobOptions:
         options = JobOptions(
@@ -228,6 +299,8 @@ def make_task(
     retry: RetryPolicy | Backoff | None,
     result: bool,
     options: JobOptions,
+    unique: Feature | None = None,
+    limits: Feature | Sequence[Feature] | None = None,
 ) -> Task[Any, Any]:
     """Check a function and its options, and build the task.
 
@@ -244,6 +317,12 @@ def make_task(
         retry = RetryPolicy(backoff=retry)
     if retry is not None and not isinstance(retry, RetryPolicy):
         raise ConfigurationError(f"retry of task {name!r} is a RetryPolicy or a Backoff")
+    limits = (limits,) if isinstance(limits, Feature) else tuple(limits or ())
+    for feature in (*(() if unique is None else (unique,)), *limits):
+        if not isinstance(feature, Feature):
+            raise ConfigurationError(
+                f"task {name!r}: {feature!r} is nothing that a plugin knows, like Unique(…)"
+            )
     options = merge(options, {})
     try:
         check_name("name", name)
@@ -253,7 +332,7 @@ def make_task(
     timeout, queue_timeout = options.get("timeout"), options.get("queue_timeout")
     is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
     kind = AsyncTask if is_async else SyncTask
-    return kind(
+    task: Task[Any, Any] = kind(
         fn,
         host,
         name=name,
@@ -264,7 +343,21 @@ def make_task(
         queue_timeout=None if queue_timeout is None else seconds(queue_timeout),
         result=result,
         retry=retry,
+        unique=unique,
+        limits=limits,
     )
+    for feature in task.features:
+        feature.check(task)
+    return task
+
+
+def check_complete(spec: JobSpec[Any]) -> None:
+    """Raises InvalidPayload when a job can't be sent alone."""
+    if spec.lacks:
+        raise InvalidPayload(f"{spec.name} needs argument {spec.lacks[0]!r}")
+    if spec.later:
+        _, later = spec.later[0]
+        raise InvalidPayload(f"{spec.name}: {later!r} is known only inside a workflow")
 
 
 def check_one_id(options: JobOptions, jobs: int) -> None:

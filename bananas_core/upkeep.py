@@ -8,7 +8,7 @@ from typing import Final
 
 from bananas_core.children import Child
 from bananas_core.errors import BananasError
-from bananas_core.job import ClaimBeat, RenewMode
+from bananas_core.job import ClaimBeat, ReadyKind, RenewMode
 from bananas_core.pair import Pair, load_pair
 from bananas_core.pipe import Hello, SessionEnded
 from bananas_core.probe import send_ready
@@ -102,7 +102,8 @@ async def _end(child: Child, pair: Pair, deaths: tuple[tuple[str, int], ...]) ->
     beats = [ClaimBeat(id=id, fence=fence) for id, fence in deaths]
     answer = await pair.backend.renew(child.renewer.session, beats, mode=RenewMode.ENDED)
     child.ended = True
-    await send_ready(pair, answer.ready)
+    # What follows from ended jobs is due's: this process only keeps claims.
+    await send_ready(pair, [r for r in answer.ready if r.kind is ReadyKind.SEND])
 
 
 async def _wait(child: Child, seconds: float) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
+from bananas_core.admission import Admission, learn
 from bananas_core.backlog import Backlog
 from bananas_core.clock import Clock, SystemClock
 from bananas_core.due import DueLoop, PauseWatch
@@ -159,7 +160,13 @@ class Worker:
         self._backlog = Backlog(options.concurrency)
         self._threads = ThreadPool(options.concurrency)
         self._sender = Sender(pair)
-        self._settler = Settler(pair, self._sender, self._keeper.drop, done=self._finished)
+        self._settler = Settler(
+            pair,
+            self._sender,
+            self._keeper.drop,
+            done=self._finished,
+            recorded=self._recorded,
+        )
         self._reporter = Reporter(pair, self.session, self.clock, self._heard)
         self._executor = Executor(
             self.app,
@@ -172,6 +179,14 @@ class Worker:
             processes=options.pool == "process",
             clock=self.clock,
             rng=self._rng,
+        )
+        self._admission = Admission(
+            self.app,
+            clock=self.clock,
+            free=self._may_start,
+            start=self._executor.start,
+            settle=self._settler.add,
+            ready=self._fill,
         )
         self._fetcher = Fetcher(
             pair,
@@ -224,6 +239,7 @@ class Worker:
         await asyncio.gather(self._fetching, return_exceptions=True)
         for claim in self._backlog.clear():
             self._hand_back(claim)
+        self._admission.close()
         if not self._abort.is_set():
             await self._wait_for_jobs(self.options.grace)
         self._executor.stop_all()
@@ -265,10 +281,18 @@ class Worker:
     def _capacity(self) -> int:
         if self._stop.is_set() or not self._safe():
             return 0
-        return self._backlog.capacity(len(self._executor.running))
+        return self._backlog.capacity(self._busy() + self._admission.due)
 
     def _safe(self) -> bool:
         return self.clock.monotonic() - self._keeper.confirmed() < SAFE_AGE
+
+    def _busy(self) -> int:
+        """Slots that are taken."""
+        return len(self._executor.running) + self._admission.slots
+
+    def _may_start(self) -> bool:
+        """Whether a slot is free; never while our claims may have lapsed."""
+        return self._busy() < self.options.concurrency and not self._stop.is_set() and self._safe()
 
     def _intake(self, claims: Sequence[Claim], asked_at: float) -> None:
         """Take claims that were asked for at ``asked_at``. If the answer lay around, because the
@@ -277,17 +301,25 @@ class Worker:
             for claim in claims:
                 self._hand_back(claim)
             return
+        learn(self._admission.time, claims)
         self._keeper.hold(claims)
         self._backlog.push(claims, self.clock.monotonic())
         self._fill()
 
     def _fill(self) -> None:
-        """Start what has a free slot; nothing while our claims may have lapsed."""
-        running = self._executor.running
+        """Start what has a free slot; nothing while our claims may have lapsed. Who waited for its
+        turn goes first, since it has none later."""
+        admission = self._admission
+        admission.pump()
         if self._stop.is_set() or not self._backlog or not self._safe():
             return
-        while self._backlog and len(running) < self.options.concurrency:
-            self._executor.start(self._backlog.pop())
+        running, concurrency = self._executor.running, self.options.concurrency
+        while self._backlog and len(running) + admission.slots < concurrency:
+            claim = self._backlog.pop()
+            if admission.concerns(claim):
+                admission.ask(claim)
+            else:
+                self._executor.start(claim)
 
     def _hand_back(self, claim: Claim) -> None:
         self._settler.add(Outcome(id=claim.id, fence=claim.fence, kind=OutcomeKind.HANDBACK))
@@ -302,6 +334,10 @@ class Worker:
         limit = self.options.max_jobs
         if limit is not None and self.done >= limit:
             self._recycle_now(f"{self.done} jobs done")
+
+    async def _recorded(self, outcomes: list[Outcome]) -> None:
+        if self.app.plugins.has("after_finish"):
+            await self.app.plugins.after_finish(self.app, outcomes)
 
     def _recycle_now(self, why: str) -> None:
         if not self._stop.is_set():
@@ -325,12 +361,16 @@ class Worker:
             notices = self._keeper.notices()
             for key, cancel in notices.cancelled.items():
                 self._executor.cancel(key, cancel)
+                self._admission.cancel(key)
             if notices.lost:
                 self._executor.lose(notices.lost)
+                self._admission.lose(notices.lost)
+            self._admission.sweep()
             now = self.clock.monotonic()
             self._executor.sweep(now)
             if not self._safe():
                 self._executor.lose()
+                self._keeper.drop(self._admission.lose())
                 self._drop_backlog()
             for claim in self._backlog.stalled(now):
                 self._hand_back(claim)

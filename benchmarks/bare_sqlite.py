@@ -40,7 +40,20 @@ def submit(connection: sqlite3.Connection, jobs: int) -> None:
         numbers = range(begin + 1, min(begin + BATCH, jobs) + 1)
         lines = [
             (
-                *(n, 1, f"{n:032x}", "benchmarks.noop", "default", now, 3, None, False, 0.0),
+                *(
+                    n,
+                    1,
+                    f"{n:032x}",
+                    "benchmarks.noop",
+                    "default",
+                    now,
+                    3,
+                    None,
+                    False,
+                    0.0,
+                    None,
+                    None,
+                ),
                 *(2, 50, False, 101, n, 1, 0, 0, 0, None, now, now),
                 *(None, None, None, None, None, None, 0.0, None, None),
             )

@@ -28,7 +28,7 @@ REFERENCE = ROOT / "docs" / "reference"
 CORE = ROOT / "bananas_core"
 FAULTS = ROOT / "docs" / "data" / "faults.json"
 NOTE = "<!-- Rendered by scripts/render_docs.py from {}; don't edit this page. -->\n\n"
-PROMISE = re.compile(r"^([TL]\d+)\. ", re.MULTILINE)
+PROMISE = re.compile(r"^([A-Z]\d+)\. ", re.MULTILINE)
 
 GUARANTEES = """# Guarantees
 
@@ -76,13 +76,14 @@ def main(arguments: list[str]) -> int:
 def guarantees() -> str:
     """The promises of both contracts, by number."""
     from bananas_core.state import CLAIM_TTL, DUE_GAP, MAX_DEATHS
+    from bananas_core.testing.conformance.marks import CONTRACTS
 
-    text = NOTE.format("bananas_core/transport.py and bananas_core/results.py")
+    text = NOTE.format("the contracts' docstrings")
     text += GUARANTEES.format(ttl=CLAIM_TTL, gap=DUE_GAP, deaths=MAX_DEATHS)
     shown_by = tests_by_promise()
-    for title, file in (("Transport", "transport.py"), ("ResultBackend", "results.py")):
+    for module, title in CONTRACTS.values():
         text += f"## {title}\n\n| id | call | promise | tests |\n|---|---|---|---|\n"
-        for call, number, promise in promises(CORE / file, title):
+        for call, number, promise in promises(CORE / f"{module.replace('.', '/')}.py", title):
             tests = ", ".join(f"`{test}`" for test in shown_by.get(number, ())) or "none yet"
             text += f"| {number} | {call} | {cell(promise)} | {tests} |\n"
         text += "\n"

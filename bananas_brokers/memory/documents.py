@@ -13,7 +13,7 @@ LARGEST: Final = 256 << 10
 
 
 class Documents:
-    """L38-L40. Keys are kept sorted, since they are listed by prefix."""
+    """L38-L40, L50. Keys are kept sorted, since they are listed by prefix."""
 
     def __init__(self) -> None:
         self._docs: dict[str, tuple[Doc, float | None]] = {}
@@ -33,6 +33,10 @@ class Documents:
                     f"document {write.key!r:.80} has {len(write.value)} bytes, over {LARGEST}"
                 )
         return [self._write(write, now) for write in writes]
+
+    def get(self, keys: Sequence[str], now: float) -> Sequence[Doc | None]:
+        """Documents in order of ``keys``."""
+        return [self._get(key, now) for key in keys]
 
     def list(self, prefix: str, after: str, limit: int, now: float) -> list[Doc]:
         """Documents whose key starts with ``prefix`` and is greater than ``after``."""

@@ -40,7 +40,7 @@ class Ledger:
                 self._records.set(job)
             send = job.state is JobState.PENDING and job.guard_at is not None
             answers.append(PutAnswer(kind=kind, id=job.id, gen=job.gen, send=send))
-        self._records.take_ready(guard=False)  # the answers say what is to be sent
+        self._records.drop_ready()  # the answers say what is to be sent
         return answers
 
     def settle(self, settled: Sequence[Settled]) -> None:
@@ -48,7 +48,7 @@ class Ledger:
         for item in settled:
             job = self._records.get(item.id)
             if job is not None:
-                self._records.set(state.settle(job, item.gen))
+                self._records.set(state.settle(job, item))
 
     def claim(
         self, session: str, hints: Sequence[Hint], now: float, *, guard: bool, horizon: float
@@ -61,13 +61,15 @@ class Ledger:
                 new = state.create(hint.create, now, guard=guard, keep_for=horizon)
                 self._records.set(new)
             verdicts.append(self._claim(session, hint, fence, now))
-        self._records.take_ready(guard=False)
+        self._records.drop_ready()  # a claim can't tell of an end: `due` will
         return verdicts
 
     def claim_pending(self, session: str, job: Job, now: float) -> Verdict:
         """T21: a record that was found without a message."""
         hint = Hint(id=job.id, gen=job.gen)
-        return self._claim(session, hint, self._records.next_number(), now)
+        verdict = self._claim(session, hint, self._records.next_number(), now)
+        self._records.drop_ready()
+        return verdict
 
     def finish(
         self, outcomes: Sequence[Outcome], now: float, *, guard: bool
@@ -87,7 +89,7 @@ class Ledger:
     def signal(
         self, signals: Sequence[Signal], now: float, *, guard: bool
     ) -> tuple[list[SignalAnswer], list[Ready]]:
-        """L30-L32."""
+        """L30-L32, L46-L49."""
         answers = []
         for wish in signals:
             done, job = state.signal(self._records.get(wish.id), wish, now, guard=guard)

@@ -10,7 +10,7 @@ from typing import Final
 from bananas_core.errors import ResultBackendError
 from bananas_core.job import Count, Job, JobState, Page, Query
 
-_GROUPS: Final = {"state", "name", "routing_key", "worker", "priority"}
+_GROUPS: Final = {"state", "name", "routing_key", "worker", "priority", "workflow"}
 
 
 def query(jobs: Iterable[Job], wish: Query) -> Page:
@@ -51,6 +51,8 @@ def _matches(job: Job, wish: Query) -> bool:
         and (wish.name is None or job.name == wish.name)
         and (wish.routing_key is None or job.routing_key == wish.routing_key)
         and (wish.worker is None or job.worker == wish.worker)
+        and (wish.workflow is None or job.workflow == wish.workflow)
+        and (wish.unique is None or job.unique == wish.unique)
         and (wish.tag is None or wish.tag in job.tags)
         and (wish.since is None or job.created_at >= wish.since)
         and (wish.until is None or job.created_at < wish.until)

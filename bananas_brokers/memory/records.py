@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from bananas_brokers.memory.bell import Bell, job_topic, queue_topic
+from bananas_brokers.memory.finals import Finals
 from bananas_brokers.memory.ordered import Ordered
 from bananas_core import state
 from bananas_core.errors import CursorExpired, ResultBackendError
@@ -22,11 +23,11 @@ class Records:
         self.due: Ordered[str] = Ordered()
         self.held: dict[str, dict[str, None]] = {}
         """Session id → jobs that it runs, oldest claim first."""
-        self.finals: dict[JobState, dict[str, None]] = {final: {} for final in FINAL}
-        """Final state → jobs, first finished in front."""
+        self.finals = Finals(self.jobs)
         self._bell = bell
         self._number = 0
-        self._moved: dict[str, None] = {}
+        self._moved: dict[str, Job] = {}
+        """What changed in this call, as it was before: see `state.calls_for`."""
         self._events: deque[Event] = deque()
         self._first_event = 1
 
@@ -51,8 +52,9 @@ class Records:
         if event is None:
             return
         self._events.append(event)
+        if old is not None:
+            self._moved.setdefault(new.id, old)
         if new.state is JobState.PENDING:
-            self._moved[new.id] = None
             self._bell.ring(queue_topic(new.routing_key))
         elif new.state in FINAL:
             self._bell.ring(job_topic(new.id))
@@ -60,17 +62,23 @@ class Records:
     def delete(self, job: Job) -> None:
         """Forget a final record."""
         del self.jobs[job.id]
-        del self.finals[job.state][job.id]
+        self.finals.discard(job)
+        self.finals.free(job.id)
 
     def take_ready(self, *, guard: bool, also: Iterable[str] = ()) -> list[Ready]:
-        """The messages of what became pending since the last call, and of the jobs ``also``.
-        None if nobody has to send them."""
-        wanted = self._moved | dict.fromkeys(also)
+        """What must be done because of the changes since the last call, and about the jobs
+        ``also``: follow-ups, and sends if anybody has to send."""
+        moved, self._moved = self._moved, {}
+        wanted = {
+            job_id: None
+            for job_id, old in moved.items()
+            if state.calls_for(old, self.jobs[job_id], guard=guard) is not None
+        }
+        return [state.ready(self.jobs[job_id]) for job_id in wanted | dict.fromkeys(also)]
+
+    def drop_ready(self) -> None:
+        """Nobody is to be told of the changes since the last call."""
         self._moved = {}
-        if not guard:
-            return []
-        jobs = (self.jobs[job_id] for job_id in wanted)
-        return [state.ready(job) for job in jobs if job.state is JobState.PENDING]
 
     def events(self, after: str, limit: int) -> EventPage:
         """L41. A cursor is the number of the last event seen."""
@@ -100,7 +108,9 @@ class Records:
         elif new.state is JobState.PROCESSING:
             self.held.setdefault(new.worker or "", {})[new.id] = None
         elif new.state in FINAL:
-            self.finals[new.state][new.id] = None
+            self.finals.add(new)
+            if new.guard_at is None:
+                self.finals.free(new.id)
         due_at = new.due_at
         if due_at is None:
             self.due.discard(new.id)
@@ -116,7 +126,7 @@ class Records:
             if not held:
                 del self.held[old.worker or ""]
         elif old.state in FINAL:
-            del self.finals[old.state][old.id]
+            self.finals.discard(old)
 
 
 def _number(cursor: str) -> int:

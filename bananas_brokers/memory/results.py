@@ -159,6 +159,10 @@ class FusedResultBackend:
         store = await self.connection.turn()
         return store.documents.list(prefix, after, limit, store.now())
 
+    async def get_docs(self, keys: Sequence[str]) -> list[Doc | None]:
+        store = await self.connection.turn()
+        return list(store.documents.get(keys, store.now()))
+
     async def events(self, after: str, *, limit: int = 1000) -> EventPage:
         store = await self.connection.turn()
         return store.records.events(after, limit)

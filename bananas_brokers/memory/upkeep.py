@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Final
 
 from msgspec.structs import replace
@@ -29,6 +27,8 @@ from bananas_core.job import (
 _FORGIVEN_FOR: Final = 86_400.0
 """Seconds for which a lapse can still be forgiven."""
 _YOUNGEST: Final = 600.0
+_AT_ONCE: Final = Retention(completed=0.0, failed=0.0, cancelled=0.0, quarantined=0.0)
+"""By count alone: whatever may go at all."""
 
 
 class Upkeep:
@@ -88,34 +88,33 @@ class Upkeep:
     ) -> tuple[list[Ready], bool]:
         """L33-L37."""
         left = limit - self._lapse(limit, now, guard=guard) if self._may_lapse(now) else limit
-        sends: list[str] = []
+        calls: list[str] = []
         looked = self._records.due.take(now, left)
         for job_id in looked:
-            send, job = state.look(self._records.jobs[job_id], now, guard=guard)
+            kind, job = state.look(self._records.jobs[job_id], now, guard=guard)
             self._records.set(job)
-            if send:
-                sends.append(job_id)
+            if kind is not None:
+                calls.append(job_id)
         left -= len(looked)
         if guard:
             for queue, instant in lost.items():
                 found = self._lost(queue, instant, left)
-                sends += found
+                calls += found
                 left -= len(found)
                 for job_id in found:
                     self._records.set(state.resend(self._records.jobs[job_id], now))
         first = self._records.due.first()
         more = left <= 0 or (first is not None and first[0] <= now)
-        return self._records.take_ready(guard=guard, also=sends), more
+        return self._records.take_ready(guard=guard, also=calls), more
 
     def prune(self, policy: Retention, limit: int, now: float) -> int:
-        """L42, L43."""
-        gone = self._old(policy, now)[:limit]
-        for job in gone:
-            self._forget(job)
-        excess = sum(map(len, self._records.finals.values())) - policy.most
-        over = list(islice(self._oldest(now), max(0, min(excess, limit - len(gone)))))
-        for job in over:
-            self._forget(job)
+        """L42, L43, L51."""
+        finals, gone = self._records.finals, 0
+        for final, order in finals.by_state.items():
+            kept = max(_YOUNGEST, getattr(policy, final.value))
+            gone += self._forget(finals.may_go(order, policy, kept, limit - gone, now))
+        over = min(len(finals) - policy.most, limit - gone)
+        gone += self._forget(finals.may_go(finals.by_end, _AT_ONCE, _YOUNGEST, over, now))
         self._records.drop_events(now - policy.events)
         self._documents.drop_expired(now)
         self._lapses = {
@@ -123,7 +122,7 @@ class Upkeep:
             for session, lapse in self._lapses.items()
             if lapse[0] > now - _FORGIVEN_FOR
         }
-        return len(gone) + len(over)
+        return gone
 
     def sessions(self, now: float) -> list[SessionRecord]:
         """L28."""
@@ -202,27 +201,8 @@ class Upkeep:
                 found.append(job_id)
         return found
 
-    def _old(self, policy: Retention, now: float) -> list[Job]:
-        found: list[Job] = []
-        for final, ids in self._records.finals.items():
-            kept = max(_YOUNGEST, getattr(policy, final.value))
-            for job_id in ids:
-                job = self._records.jobs[job_id]
-                if (job.finished_at or now) + kept > now:
-                    break  # those behind it finished later
-                if state.prunable(job, now, policy):
-                    found.append(job)
-        return found
-
-    def _oldest(self, now: float) -> list[Job]:
-        """Final records that may go, first finished first."""
-        lists = [[self._records.jobs[i] for i in ids] for ids in self._records.finals.values()]
-        return [
-            job
-            for job in heapq.merge(*lists, key=lambda job: job.finished_at or 0.0)
-            if (job.finished_at or now) + _YOUNGEST <= now and job.keep_until <= now
-        ]
-
-    def _forget(self, job: Job) -> None:
-        self._records.delete(job)
-        self._documents.delete_prefix(f"job/{job.id}/")
+    def _forget(self, jobs: Sequence[Job]) -> int:
+        for job in jobs:
+            self._records.delete(job)
+            self._documents.delete_prefix(f"job/{job.id}/")
+        return len(jobs)

@@ -7,11 +7,12 @@ from typing import Final
 
 import msgspec
 
-from bananas_brokers.sqlite.tx import Tx
+from bananas_brokers.sqlite.tx import Tx, marks, padded
 from bananas_core.errors import CursorExpired, ResultBackendError
 from bananas_core.job import Doc, Event, EventPage, Write, WriteAnswer
 
 LARGEST: Final = 256 << 10
+_CHUNK: Final = 1000
 
 _events = msgspec.msgpack.Decoder(list[Event])
 
@@ -32,17 +33,31 @@ def cas(tx: Tx, ns: int, now: float, writes: Sequence[Write]) -> list[WriteAnswe
 
 def docs(tx: Tx, ns: int, now: float, prefix: str, after: str, limit: int) -> list[Doc]:
     """L40."""
-    sql = (
-        "SELECT key, value, version FROM docs WHERE ns = ? AND key >= ? AND key > ? "
-        "AND (expires_at IS NULL OR expires_at > ?)"
-    )
+    # Of two bounds SQLite would begin at the one it likes, so it is given one.
+    first, bound = ("key > ?", after) if after >= prefix else ("key >= ?", prefix)
     found: list[Doc] = []
     for key, value, version in tx.connection.execute(
-        f"{sql} ORDER BY key", (ns, prefix, after, now)
+        f"SELECT key, value, version FROM docs WHERE ns = ? AND {first} "
+        "AND (expires_at IS NULL OR expires_at > ?) ORDER BY key",
+        (ns, bound, now),
     ):
         if not key.startswith(prefix) or len(found) >= limit:
             break
         found.append(Doc(key=key, value=value, version=version))
+    return found
+
+
+def get(tx: Tx, ns: int, now: float, keys: Sequence[str]) -> dict[str, Doc]:
+    """L50: the documents there are, by key."""
+    found: dict[str, Doc] = {}
+    for start in range(0, len(keys), _CHUNK):
+        part = list(keys[start : start + _CHUNK])
+        for key, value, version in tx.connection.execute(
+            f"SELECT key, value, version FROM docs WHERE ns = ? AND key IN ({marks(len(part))}) "
+            "AND (expires_at IS NULL OR expires_at > ?)",
+            (ns, *padded(part), now),
+        ):
+            found[key] = Doc(key=key, value=value, version=version)
     return found
 
 

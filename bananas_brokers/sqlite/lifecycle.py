@@ -44,11 +44,11 @@ def put(records: Records, jobs: Sequence[JobPut], settled: Sequence[Settled]) ->
 
 
 def settle(records: Records, settled: Sequence[Settled]) -> None:
-    """Clear the guards of confirmed sends whose records are loaded."""
+    """Clear the guards of confirmed sends and complete follow-ups whose records are loaded."""
     for item in settled:
         job = records.get(item.id)
         if job is not None:
-            records.set(state.settle(job, item.gen))
+            records.set(state.settle(job, item))
 
 
 def claim(records: Records, session: str, hints: Sequence[Hint]) -> list[Verdict]:
@@ -87,11 +87,11 @@ def finish(records: Records, outcomes: Sequence[Outcome]) -> tuple[list[FinishAn
             after = state.first_state(new, outcome)
         answers.append(FinishAnswer(id=outcome.id, accepted=accepted, state=after))
     records.flush()
-    return answers, records.became_pending()
+    return answers, records.ready()
 
 
 def signal(records: Records, signals: Sequence[Signal]) -> tuple[list[SignalAnswer], list[Ready]]:
-    """L30-L32."""
+    """L30-L32, L46-L49."""
     records.load([wish.id for wish in signals])
     answers = []
     for wish in signals:
@@ -100,7 +100,7 @@ def signal(records: Records, signals: Sequence[Signal]) -> tuple[list[SignalAnsw
         after = None if job is None else job.state
         answers.append(SignalAnswer(id=wish.id, done=done, state=after))
     records.flush()
-    return answers, records.became_pending()
+    return answers, records.ready()
 
 
 def pending(records: Records, queue: str, limit: int) -> list[tuple[Any, ...]]:

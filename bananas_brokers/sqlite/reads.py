@@ -13,7 +13,7 @@ from bananas_core.errors import ResultBackendError
 from bananas_core.job import Count, Job, Page, Query, Session, SessionRecord
 
 _FROM: Final = f"SELECT {rows.COLUMNS}, bodies.message FROM jobs JOIN bodies USING (seq)"
-_GROUPS: Final = {"state", "name", "routing_key", "worker", "priority"}
+_GROUPS: Final = {"state", "name", "routing_key", "worker", "priority", "workflow"}
 _CHUNK: Final = 1000
 
 _session = msgspec.msgpack.Decoder(Session)
@@ -22,7 +22,7 @@ _session = msgspec.msgpack.Decoder(Session)
 def get(tx: Tx, ns: int, ids: Sequence[str], *, final: bool = False) -> list[Job]:
     """The records there are, in any order; ``final``: only those that are."""
     found = []
-    only = " AND state >= 4" if final else ""
+    only = " AND +state >= 4" if final else ""  # "+": by id, not through all that are final
     for start in range(0, len(ids), _CHUNK):
         part = list(ids[start : start + _CHUNK])
         sql = f"{_FROM} WHERE ns = ? AND id IN ({marks(len(part))}){only}"
@@ -90,6 +90,8 @@ def _conditions(ns: int, wish: Query) -> tuple[str, list[Any]]:
         ("name = ?", wish.name),
         ("routing_key = ?", wish.routing_key),
         ("worker = ?", wish.worker),
+        ("workflow = ?", wish.workflow),
+        ("unique_key = ?", wish.unique),
         ("created_at >= ?", wish.since),
         ("created_at < ?", wish.until),
         ("state = 2 AND pending_at < ?", wish.pending_before),

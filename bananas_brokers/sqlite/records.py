@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from bananas_brokers.sqlite import rows
 from bananas_brokers.sqlite.tx import Tx, job_topic, marks, padded, queue_topic
 from bananas_core import state
-from bananas_core.job import FINAL, Event, Job, JobState, Ready
+from bananas_core.job import FINAL, Event, Job, JobState, Ready, ReadyKind
 
 _SELECT = f"SELECT {rows.COLUMNS} FROM jobs"
 _SELECT_WHOLE = f"SELECT {rows.COLUMNS}, bodies.message FROM jobs JOIN bodies USING (seq)"
@@ -42,6 +42,8 @@ class Records:
         self._changed: dict[str, None] = {}
         self._created: dict[str, None] = {}
         self._moved: dict[str, None] = {}
+        self._rewritten: dict[str, None] = {}
+        self._calls: dict[str, ReadyKind] = {}
         self._events: list[Event] = []
 
     def again(self) -> Records:
@@ -98,24 +100,24 @@ class Records:
         self._jobs[new.id] = new
         if new.id not in self._created:
             self._changed[new.id] = None
+            if new.message is not old.message:
+                self._rewritten[new.id] = None
         self._note(old, new)
 
-    def sends(self, ids: Iterable[str]) -> list[Ready]:
-        """The messages of these pending records; none in a ledger without guards."""
-        if not self.guard:
-            return []
-        jobs = [self._jobs[job_id] for job_id in ids]
-        wanted = [job.id for job in jobs if not job.message]
-        messages = self._messages(wanted)
+    def call_for(self, job_id: str, kind: ReadyKind) -> None:
+        """``ready`` must have this record, though neither state nor generation changes."""
+        self._calls[job_id] = kind
+
+    def ready(self) -> list[Ready]:
+        """What must be done because of this operation, once for each record, in no order."""
+        jobs = [self._jobs[job_id] for job_id in self._calls]
+        messages = self._messages(
+            [job.id for job in jobs if job.state is JobState.PENDING and not job.message]
+        )
         return [
-            state.ready(job if job.message else replace(job, message=messages[job.id]))
+            state.ready(replace(job, message=messages[job.id]) if job.id in messages else job)
             for job in jobs
         ]
-
-    def became_pending(self) -> list[Ready]:
-        """The messages of all records that this operation made pending."""
-        pending = JobState.PENDING
-        return self.sends(i for i in self._moved if self._jobs[i].state is pending)
 
     def flush(self) -> None:
         """Write all changes and their events."""
@@ -136,6 +138,11 @@ class Records:
                     (*rows.changing(self._jobs[i], self._where[i][1]), self._where[i][0])
                     for i in self._changed
                 ],
+            )
+        if self._rewritten:
+            connection.executemany(
+                "UPDATE bodies SET message = ? WHERE seq = ?",
+                [(self._jobs[i].message, self._where[i][0]) for i in self._rewritten],
             )
         if self._events:
             connection.execute(
@@ -168,6 +175,13 @@ class Records:
             self.tx.topics.add(queue_topic(self.ns, new.routing_key))
         elif old is None:
             self._moved[new.id] = None
+        if old is not None and (new.guard_at is not None or self._calls):
+            # Whatever is called for has a guard; most records have none, which is cheaper to ask.
+            kind = state.calls_for(old, new, guard=self.guard)
+            if kind is not None:
+                self._calls[new.id] = kind
+            else:
+                self._calls.pop(new.id, None)  # what an earlier change called for is no more
         if new.state in FINAL:
             self.tx.topics.add(job_topic(self.ns, new.id))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from bananas_brokers.sqlite import documents, lifecycle, reads, upkeep
+from bananas_brokers.sqlite import documents, lifecycle, prune, reads, upkeep
 from bananas_brokers.sqlite.database import Handle
 from bananas_brokers.sqlite.records import Place, Records
 from bananas_brokers.sqlite.settings import read_settings
@@ -70,6 +70,7 @@ class SQLiteResultBackend:
         )
         self._guard = True
         self._horizon = 0.0
+        self._bookmarks = prune.Bookmarks()
 
     async def open(self, *, guard: bool = True, horizon: float = 0.0) -> None:
         if self._handle.is_open():
@@ -179,13 +180,18 @@ class SQLiteResultBackend:
         ns, now = self._handle.ns, self._clock.now()
         return await self._handle.read(lambda tx: documents.docs(tx, ns, now, prefix, after, limit))
 
+    async def get_docs(self, keys: Sequence[str]) -> list[Doc | None]:
+        ns, now = self._handle.ns, self._clock.now()
+        found = await self._handle.read(lambda tx: documents.get(tx, ns, now, keys))
+        return [found.get(key) for key in keys]
+
     async def events(self, after: str, *, limit: int = 1000) -> EventPage:
         ns = self._handle.ns
         return await self._handle.read(lambda tx: documents.events(tx, ns, after, limit))
 
     async def prune(self, retention: Retention, limit: int) -> int:
         return await self._handle.write(
-            lambda tx: upkeep.prune(tx, self._place(), retention, limit)
+            lambda tx: prune.prune(tx, self._place(), retention, limit, self._bookmarks)
         )
 
     async def last_due(self) -> float | None:

@@ -30,7 +30,8 @@ STATES: Final = (
 NUMBERS: Final = {state: number for number, state in enumerate(STATES)}
 
 _FIXED: Final = (
-    "seq ns id name routing_key created_at max_attempts queue_timeout is_foreign keep_until"
+    "seq ns id name routing_key created_at max_attempts queue_timeout is_foreign keep_until "
+    "workflow unique_key"
 ).split()
 _CHANGING: Final = (
     "state priority head rank ord gen fence failures deaths worker changed_at pending_at "
@@ -61,6 +62,8 @@ class Detail(
         "held": "h",
         "cancel": "c",
         "tags": "t",
+        "scope": "s",
+        "delay": "d",
     },
 ):
     """What only some records have; NULL when there is none of it."""
@@ -72,6 +75,8 @@ class Detail(
     held: Held | None = None
     cancel: Cancel | None = None
     tags: tuple[str, ...] = ()
+    scope: bool = False
+    delay: float | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -86,6 +91,7 @@ def rank(priority: int, head: bool) -> int:
 def changing(job: Job, order: int) -> tuple[Any, ...]:
     """Values of the columns that change, for ``UPDATE`` (followed by seq) and ``INSERT``."""
     head = job.head
+    timeless = job.guard_at is job.run_at is job.start_by is job.expires_at is None
     return (
         NUMBERS[job.state],
         job.priority,
@@ -106,7 +112,7 @@ def changing(job: Job, order: int) -> tuple[Any, ...]:
         job.start_by,
         job.guard_at,
         job.guard_hold,
-        job.due_at,
+        None if timeless else job.due_at,
         _detail(job),
     )
 
@@ -121,6 +127,8 @@ def _detail(job: Job) -> bytes | None:
         or job.progress is not None
         or job.held is not None
         or job.cancel is not None
+        or job.scope
+        or job.delay is not None
     ):
         return None
     return _encode(
@@ -132,6 +140,8 @@ def _detail(job: Job) -> bytes | None:
             held=job.held,
             cancel=job.cancel,
             tags=job.tags,
+            scope=job.scope,
+            delay=job.delay,
         )
     )
 
@@ -149,12 +159,14 @@ def fixed(job: Job, seq: int, ns: int) -> tuple[Any, ...]:
         job.queue_timeout,
         job.foreign,
         job.keep_until,
+        job.workflow,
+        job.unique,
     )
 
 
 def job(row: tuple[Any, ...], message: bytes = b"") -> Job:
     """The record of a row of ``COLUMNS``."""
-    raw = row[27]
+    raw = row[29]
     detail = _EMPTY if raw is None else _decode(raw)
     return Job(
         id=row[1],
@@ -165,23 +177,25 @@ def job(row: tuple[Any, ...], message: bytes = b"") -> Job:
         queue_timeout=row[6],
         foreign=bool(row[7]),
         keep_until=row[8],
-        state=STATES[row[9]],
-        priority=row[10],
-        head=bool(row[11]),
-        gen=row[13],
-        fence=row[14],
-        failures=row[15],
-        deaths=row[16],
-        worker=row[17],
-        changed_at=row[18],
-        pending_at=row[19],
-        started_at=row[20],
-        finished_at=row[21],
-        run_at=row[22],
-        expires_at=row[23],
-        start_by=row[24],
-        guard_at=row[25],
-        guard_hold=row[26],
+        workflow=row[9],
+        unique=row[10],
+        state=STATES[row[11]],
+        priority=row[12],
+        head=bool(row[13]),
+        gen=row[15],
+        fence=row[16],
+        failures=row[17],
+        deaths=row[18],
+        worker=row[19],
+        changed_at=row[20],
+        pending_at=row[21],
+        started_at=row[22],
+        finished_at=row[23],
+        run_at=row[24],
+        expires_at=row[25],
+        start_by=row[26],
+        guard_at=row[27],
+        guard_hold=row[28],
         message=message,
         attempts=detail.attempts,
         result=detail.result,
@@ -190,13 +204,15 @@ def job(row: tuple[Any, ...], message: bytes = b"") -> Job:
         held=detail.held,
         cancel=detail.cancel,
         tags=detail.tags,
+        scope=detail.scope,
+        delay=detail.delay,
     )
 
 
 SEQ: Final = 0
-PRIORITY: Final = 10
-HEAD: Final = 11
-ORD: Final = 12
-MESSAGE: Final = 28
+PRIORITY: Final = 12
+HEAD: Final = 13
+ORD: Final = 14
+MESSAGE: Final = 30
 """Where these stand in a row of ``COLUMNS``; the message, if selected, comes last."""
 _EMPTY: Final = Detail()

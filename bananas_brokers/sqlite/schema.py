@@ -7,7 +7,7 @@ from typing import Final
 
 from bananas_core.errors import ConfigurationError
 
-VERSION: Final = 1
+VERSION: Final = 2
 OLDEST_SQLITE: Final = (3, 35, 0)
 """The first with ``RETURNING``."""
 
@@ -57,7 +57,9 @@ CREATE TABLE jobs (
     guard_at REAL,
     guard_hold REAL NOT NULL,
     due_at REAL,
-    detail BLOB
+    detail BLOB,
+    workflow TEXT,             -- this and the next never change
+    unique_key TEXT
 );
 CREATE UNIQUE INDEX jobs_id ON jobs (ns, id);
 CREATE INDEX jobs_created ON jobs (ns, created_at);
@@ -65,6 +67,8 @@ CREATE INDEX jobs_pending ON jobs (ns, routing_key, rank, ord) WHERE state = 2;
 CREATE INDEX jobs_running ON jobs (ns, worker) WHERE state = 3;
 CREATE INDEX jobs_final ON jobs (ns, state, finished_at) WHERE state >= 4;
 CREATE INDEX jobs_due ON jobs (ns, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX jobs_workflow ON jobs (ns, workflow, created_at) WHERE workflow IS NOT NULL;
+CREATE INDEX jobs_unique ON jobs (ns, unique_key, created_at) WHERE unique_key IS NOT NULL;
 
 -- Messages of records: written once, read by seq.
 CREATE TABLE bodies (seq INTEGER PRIMARY KEY, message BLOB NOT NULL);
@@ -119,7 +123,14 @@ CREATE INDEX messages_leased ON messages (ns, queue, leased_until) WHERE leased_
 CREATE INDEX messages_buried ON messages (ns, queue) WHERE lease = 0;
 """
 
-_MIGRATIONS: Final[dict[int, str]] = {}
+_MIGRATIONS: Final[dict[int, str]] = {
+    1: """
+ALTER TABLE jobs ADD COLUMN workflow TEXT;
+ALTER TABLE jobs ADD COLUMN unique_key TEXT;
+CREATE INDEX jobs_workflow ON jobs (ns, workflow, created_at) WHERE workflow IS NOT NULL;
+CREATE INDEX jobs_unique ON jobs (ns, unique_key, created_at) WHERE unique_key IS NOT NULL;
+""",
+}
 """From version n to n + 1."""
 
 

@@ -1,17 +1,14 @@
-"""What keeps records moving: renew, due, prune. Each function runs in a write transaction."""
+"""What keeps records moving: renew and due. Each function runs in a write transaction."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import msgspec
 from msgspec.structs import replace
 
-from bananas_brokers.sqlite import rows
 from bananas_brokers.sqlite.lifecycle import settle
-from bananas_brokers.sqlite.records import Place, Records
-from bananas_brokers.sqlite.tx import Tx
+from bananas_brokers.sqlite.records import Records
 from bananas_core import state
 from bananas_core.job import (
     Cancel,
@@ -21,16 +18,12 @@ from bananas_core.job import (
     Outcome,
     OutcomeKind,
     Ready,
+    ReadyKind,
     RenewAnswer,
     RenewMode,
-    Retention,
     Session,
     Settled,
 )
-
-_FORGIVEN_FOR: Final = 86_400.0
-"""Seconds for which a lapse can still be forgiven."""
-_YOUNGEST: Final = 600.0
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -72,7 +65,7 @@ def renew(
         now=records.now,
         cancelled=cancelled,
         lost=tuple(lost),
-        ready=tuple(records.became_pending()),
+        ready=tuple(records.ready()),
     )
 
 
@@ -93,62 +86,25 @@ def due(
         "ns = ? AND due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?",
         (records.ns, records.now, left + 1),
     )
-    sends: dict[str, None] = {}
+    looked = {job.id for job in jobs[:left]}
     for job in jobs[:left]:
-        send, new = state.look(job, records.now, guard=records.guard)
+        kind, new = state.look(job, records.now, guard=records.guard)
         records.set(new)
-        if send:
-            sends[job.id] = None
+        if kind is not None:
+            records.call_for(job.id, kind)
     more = more or len(jobs) > left
     left -= min(left, len(jobs))
     if records.guard:
         for queue, instant in lost.items():
-            found = [job for job in _lost(records, queue, instant, left + 1) if job.id not in sends]
+            found = _lost(records, queue, instant, left + 1)
+            found = [job for job in found if job.id not in looked]
             for job in found[:left]:
                 records.set(state.resend(job, records.now))
-                sends[job.id] = None
+                records.call_for(job.id, ReadyKind.SEND)
             more = more or len(found) > left
             left -= min(left, len(found))
     records.flush()
-    moved = {ready.id: ready for ready in records.became_pending()}
-    rest = records.sends(i for i in sends if i not in moved)
-    return [*moved.values(), *rest], more
-
-
-def prune(tx: Tx, place: Place, policy: Retention, limit: int) -> int:
-    """L42, L43."""
-    gone: list[tuple[int, str]] = []
-    for final in (
-        JobState.COMPLETED,
-        JobState.FAILED,
-        JobState.CANCELLED,
-        JobState.QUARANTINED,
-    ):
-        kept = max(_YOUNGEST, getattr(policy, final.value))
-        gone += tx.connection.execute(
-            "SELECT seq, id FROM jobs WHERE ns = ? AND state = ? AND state >= 4 "
-            "AND finished_at <= ? AND keep_until <= ? ORDER BY finished_at LIMIT ?",
-            (place.ns, rows.NUMBERS[final], place.now - kept, place.now, limit - len(gone)),
-        ).fetchall()
-    gone += _excess(tx, place, policy.most + len(gone), limit - len(gone), {s for s, _ in gone})
-    _delete(tx, place.ns, gone)
-    execute = tx.connection.execute
-    execute(
-        "UPDATE namespaces SET events_from = max(events_from, (SELECT coalesce(max(seq), 0) "
-        "FROM events WHERE ns = ?1 AND at < ?2)) WHERE ns = ?1",
-        (place.ns, place.now - policy.events),
-    )
-    execute(
-        "DELETE FROM events WHERE ns = ?1 AND seq <= "
-        "(SELECT events_from FROM namespaces WHERE ns = ?1)",
-        (place.ns,),
-    )
-    execute(
-        "DELETE FROM docs WHERE ns = ? AND expires_at IS NOT NULL AND expires_at <= ?",
-        (place.ns, place.now),
-    )
-    execute("DELETE FROM lapses WHERE ns = ? AND at < ?", (place.ns, place.now - _FORGIVEN_FOR))
-    return len(gone)
+    return records.ready(), more
 
 
 def _extend(records: Records, session: Session) -> None:
@@ -241,29 +197,3 @@ def _lost(records: Records, queue: str, instant: float, limit: int) -> list[Job]
         (records.ns, queue, instant, state.SECOND_HOLD, limit),
     )
     return [job for job in found if job.state is JobState.PENDING]
-
-
-def _excess(tx: Tx, place: Place, most: int, limit: int, chosen: set[int]) -> list[tuple[int, str]]:
-    """The oldest final records over ``most``."""
-    (count,) = tx.connection.execute(
-        "SELECT count(*) FROM jobs WHERE ns = ? AND state >= 4", (place.ns,)
-    ).fetchone()
-    over = min(limit, count - most)
-    if over <= 0:
-        return []
-    found = tx.connection.execute(
-        "SELECT seq, id FROM jobs WHERE ns = ? AND state >= 4 AND finished_at <= ? "
-        "AND keep_until <= ? ORDER BY finished_at LIMIT ?",
-        (place.ns, place.now - _YOUNGEST, place.now, over + len(chosen)),
-    ).fetchall()
-    return [(seq, job_id) for seq, job_id in found if seq not in chosen][:over]
-
-
-def _delete(tx: Tx, ns: int, gone: list[tuple[int, str]]) -> None:
-    seqs = [(seq,) for seq, _ in gone]
-    for table in ("jobs", "bodies", "tags"):
-        tx.connection.executemany(f"DELETE FROM {table} WHERE seq = ?", seqs)
-    tx.connection.executemany(
-        "DELETE FROM docs WHERE ns = ? AND key >= ? AND key < ?",
-        [(ns, f"job/{job_id}/", f"job/{job_id}0") for _, job_id in gone],  # "0" follows "/"
-    )

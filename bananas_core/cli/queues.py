@@ -24,6 +24,7 @@ from bananas_core.cli.run import run
 from bananas_core.clock import to_datetime
 from bananas_core.due import PAUSE_PREFIX
 from bananas_core.job import JobState, Query, Retention, Signal, SignalKind, Write
+from bananas_core.limits.giving import give_back_of
 from bananas_core.message import check_name
 from bananas_core.target import Target, get_app
 
@@ -200,7 +201,7 @@ def _flag_fields(flag: PauseFlag) -> Mapping[str, Any]:
 
 async def _pause(target: Target, key: str, reason: str | None, out: Output) -> None:
     async with get_app(target) as app:
-        flag = PauseFlag(by=_who(), at=await app.backend.now(), reason=reason)
+        flag = PauseFlag(by=who(), at=await app.backend.now(), reason=reason)
         value = msgspec.json.encode(flag)
         (answer,) = await app.backend.cas([Write(key=PAUSE_PREFIX + key, value=value, version=0)])
         if not answer.done and answer.doc is not None:
@@ -226,7 +227,7 @@ async def _resume(target: Target, key: str, out: Output) -> None:
 
 async def _purge(target: Target, key: str, out: Output) -> None:
     async with get_app(target) as app:
-        cancelled = await cancel_waiting(app.backend, key, by=_who())
+        cancelled = await cancel_waiting(app.backend, key, by=who())
         removed = await app.transport.purge(key)
         if out.json:
             out.line({"routing_key": key, "cancelled": cancelled, "removed": removed})
@@ -270,12 +271,13 @@ async def cancel_waiting(backend: ResultBackend, key: str, *, by: str) -> int:
         if wishes:
             answers, _ = await backend.signal(wishes)
             cancelled += sum(answer.done for answer in answers)
+            await give_back_of(backend, page.jobs)
         if page.cursor is None:
             return cancelled
         query = msgspec.structs.replace(query, cursor=page.cursor)
 
 
-def _who() -> str:
+def who() -> str:
     """The user and machine that a flag or a cancel comes from."""
     try:
         user = getpass.getuser()

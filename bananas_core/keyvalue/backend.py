@@ -47,6 +47,7 @@ from bananas_core.job import (
 from bananas_core.keyvalue import keys, queries
 from bananas_core.keyvalue.dues import Dues
 from bananas_core.keyvalue.events import Feed
+from bananas_core.keyvalue.prune import Pruner
 from bananas_core.keyvalue.records import Records
 from bananas_core.keyvalue.sessions import Sessions
 from bananas_core.keyvalue.store import Change, Entry, KeyValueStore
@@ -72,7 +73,8 @@ class KeyValueBackend:
         self._records = Records(store, rng or random.Random())
         self._sessions = Sessions(self._records)
         self._feed = Feed(self._records)
-        self._dues = Dues(self._records, self._sessions, self._feed)
+        self._dues = Dues(self._records, self._sessions)
+        self._pruner = Pruner(self._records)
         self._open = False
 
     async def open(self, *, guard: bool = True, horizon: float = 0.0) -> None:
@@ -191,8 +193,8 @@ class KeyValueBackend:
     async def signal(self, signals: Sequence[Signal]) -> tuple[list[SignalAnswer], list[Ready]]:
         now = await self.store.now()
         answers: list[SignalAnswer] = []
-        ready: list[Ready] = []
-        for wish in signals:
+        calls: dict[str, Job] = {}
+        for wish in signals:  # one by one: several may be for one job
             done: dict[str, bool] = {}
 
             def apply(
@@ -202,14 +204,16 @@ class KeyValueBackend:
                 return new
 
             changed = await self._records.change([wish.id], apply, now)
-            new = changed[wish.id].new
+            old, new = changed[wish.id].old, changed[wish.id].new
+            if new is not old:
+                calls.pop(wish.id, None)
+                calls.update(self._records.calls(changed))
             answers.append(
                 SignalAnswer(
                     id=wish.id, done=done[wish.id], state=None if new is None else new.state
                 )
             )
-            ready += self._records.ready(changed)
-        return answers, ready
+        return answers, [state.ready(job) for job in calls.values()]
 
     async def due(
         self,
@@ -227,20 +231,13 @@ class KeyValueBackend:
                     f"document {write.key!r} has {len(write.value)} bytes; at most {MAX_DOC}"
                 )
         answers: list[WriteAnswer] = []
-        for write in writes:  # one by one: a key may occur twice
-            change = Change(
-                key=keys.doc(write.key), value=write.value, version=write.version, ttl=write.ttl
-            )
-            (version,) = await self.store.write([change])
-            (entry,) = await self.store.get([change.key])
-            if version is not None and write.value is not None:
-                doc: Doc | None = Doc(key=write.key, value=write.value, version=version)
-            elif version is not None:
-                doc = None
-            else:
-                doc = None if entry is None else _doc(entry)
-            answers.append(WriteAnswer(done=version is not None, doc=doc))
+        for run in _runs(writes):
+            answers += await self._cas(run)
         return answers
+
+    async def get_docs(self, keys_: Sequence[str]) -> list[Doc | None]:
+        entries = await self.store.get([keys.doc(key) for key in keys_])
+        return [None if entry is None else _doc(entry) for entry in entries]
 
     async def docs(self, prefix: str, *, after: str = "", limit: int = 100) -> list[Doc]:
         begin = keys.doc(after) if after else ""
@@ -251,13 +248,31 @@ class KeyValueBackend:
         return await self._feed.read(after, limit)
 
     async def prune(self, retention: Retention, limit: int) -> int:
-        return await self._dues.prune(retention, limit)
+        await self._feed.prune(await self.store.now() - retention.events)
+        return await self._pruner.prune(retention, limit)
 
     async def last_due(self) -> float | None:
         return await self._dues.last()
 
     async def now(self) -> float:
         return await self.store.now()
+
+    async def _cas(self, writes: Sequence[Write]) -> list[WriteAnswer]:
+        """Writes of different keys, in one request, and what is there instead of the refused
+        ones in another."""
+        versions = await self.store.write(
+            [
+                Change(key=keys.doc(w.key), value=w.value, version=w.version, ttl=w.ttl)
+                for w in writes
+            ]
+        )
+        pairs = list(zip(writes, versions, strict=True))
+        refused = [write.key for write, version in pairs if version is None]
+        found = dict(zip(refused, await self.get_docs(refused), strict=True)) if refused else {}
+        return [
+            WriteAnswer(done=version is not None, doc=_after(write, version, found))
+            for write, version in pairs
+        ]
 
     async def _check_schema(self) -> None:
         value = str(SCHEMA).encode()
@@ -272,3 +287,25 @@ class KeyValueBackend:
 
 def _doc(entry: Entry) -> Doc:
     return Doc(key=entry.key.removeprefix(keys.DOCS), value=entry.value, version=entry.version)
+
+
+def _after(write: Write, version: int | None, found: Mapping[str, Doc | None]) -> Doc | None:
+    """The document after a write; ``found`` if the write was refused."""
+    if version is None:
+        return found[write.key]
+    if write.value is None:
+        return None
+    return Doc(key=write.key, value=write.value, version=version)
+
+
+def _runs(writes: Sequence[Write]) -> list[list[Write]]:
+    """Cut where a key occurs again, since the order of its writes counts."""
+    runs: list[list[Write]] = []
+    taken: set[str] = set()
+    for write in writes:
+        if not runs or write.key in taken:
+            runs.append([])
+            taken.clear()
+        runs[-1].append(write)
+        taken.add(write.key)
+    return runs

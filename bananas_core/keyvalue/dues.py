@@ -1,16 +1,15 @@
-"""What is due: an index by time, the reconciler, and what gets pruned."""
+"""What is due: an index by time, and the reconciler."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from bananas_core import state
-from bananas_core.job import FINAL, Job, JobState, Ready, Retention, Settled
+from bananas_core.job import Job, JobState, Ready, ReadyKind, Settled
 from bananas_core.keyvalue import keys
-from bananas_core.keyvalue.events import Feed
 from bananas_core.keyvalue.records import Records
 from bananas_core.keyvalue.sessions import Sessions
 from bananas_core.keyvalue.store import Change, Entry
@@ -34,12 +33,11 @@ _last_due = msgspec.msgpack.Decoder(LastDue).decode
 
 
 class Dues:
-    """``due`` and ``prune``."""
+    """``due``."""
 
-    def __init__(self, records: Records, sessions: Sessions, feed: Feed) -> None:
+    def __init__(self, records: Records, sessions: Sessions) -> None:
         self._records = records
         self._sessions = sessions
-        self._feed = feed
         self._store = records.store
 
     async def run(
@@ -49,41 +47,33 @@ class Dues:
         now = await self._store.now()
         await self.settle(settled, now)
         allowed = await self._remember(now)
-        pending, more = await self._sessions.lapse(now, limit, allowed)
-        sends: dict[str, Job] = dict(pending)
-        looked, more_due = await self._look(max(0, limit - len(sends)), now)
-        sends.update(looked)
+        calls, count, more = await self._sessions.lapse(now, limit, allowed)
+        looked, more_due = await self._look(max(0, limit - count), now)
+        calls.update(looked)
         if lost and self._records.guard:
-            sends.update(await self._lost(lost, max(0, limit - len(sends)), now, sends))
-        if not self._records.guard:
-            return [], more or more_due
-        return [state.ready(job) for job in sends.values()], more or more_due
+            calls.update(await self._lost(lost, max(0, limit - count), now, calls))
+        return [state.ready(job) for job in calls.values()], more or more_due
 
     async def settle(self, settled: Sequence[Settled], now: float) -> None:
         """L9."""
-        gens = {item.id: item.gen for item in settled}
-        if gens:
-            await self._records.change(
-                list(gens),
-                lambda id, job: None if job is None else state.settle(job, gens[id]),
-                now,
-            )
+        items: dict[str, list[Settled]] = {}
+        for item in settled:
+            items.setdefault(item.id, []).append(item)
+
+        def settle(id: str, job: Job | None) -> Job | None:
+            if job is None:
+                return None
+            for item in items[id]:
+                job = state.settle(job, item)
+            return job
+
+        if items:
+            await self._records.change(list(items), settle, now)
 
     async def last(self) -> float | None:
         """L44."""
         (entry,) = await self._store.get([keys.LAST_DUE])
         return None if entry is None else _last_due(entry.value).at
-
-    async def prune(self, policy: Retention, limit: int) -> int:
-        """L42, L43."""
-        now = await self._store.now()
-        await self._feed.prune(now - policy.events)
-        gone = 0
-        for final in sorted(FINAL):
-            gone += await self._prune_state(final, policy, limit - gone, now)
-        if gone < limit:
-            gone += await self._prune_excess(policy.most, limit - gone, now)
-        return gone
 
     async def _remember(self, now: float) -> bool:
         """Note this run; whether claims may lapse now."""
@@ -101,35 +91,42 @@ class Dues:
 
     async def _look(self, limit: int, now: float) -> tuple[dict[str, Job], bool]:
         """Look at records whose time has come; forget index keys that nobody needs."""
-        sends: dict[str, Job] = {}
+        calls: dict[str, Job] = {}
         seen, after = 0, ""
         while True:
             entries = await self._store.scan(keys.DUE, after, PAGE)
             due = [entry for entry in entries if keys.due_parts(entry.key)[0] <= now]
             taken = due[: limit - seen]
             if not taken:
-                return sends, bool(due)
+                return calls, bool(due)
             ids = [keys.due_parts(entry.key)[1] for entry in taken]
-            send: dict[str, bool] = {}
+            kinds: dict[str, ReadyKind | None] = {}
 
-            def look(id: str, job: Job | None, send: dict[str, bool] = send) -> Job | None:
+            def look(
+                id: str, job: Job | None, kinds: dict[str, ReadyKind | None] = kinds
+            ) -> Job | None:
                 if job is None:
                     return None
-                send[id], new = state.look(job, now, guard=self._records.guard)
+                kinds[id], new = state.look(job, now, guard=self._records.guard)
                 return new
 
             changed = await self._records.change(ids, look, now)
             moved = {id: item.new for id, item in changed.items() if item.new is not item.old}
-            sends.update({id: job for id, job in moved.items() if send.get(id) and job})
+            known = {id for id, item in changed.items() if item.new is not None}
+            calls.update({id: job for id, job in moved.items() if kinds.get(id) and job})
             seen += len(moved)
-            await self._forget(taken, set(moved), now)
+            await self._forget(taken, known, set(moved), now)
             if len(due) < len(entries) or len(entries) < PAGE:
-                return sends, len(taken) < len(due)
+                return calls, len(taken) < len(due)
             after = taken[-1].key
 
-    async def _forget(self, entries: Sequence[Entry], moved: set[str], now: float) -> None:
+    async def _forget(
+        self, entries: Sequence[Entry], known: set[str], moved: set[str], now: float
+    ) -> None:
         """Delete index keys that nobody needs, nor can come to need: whoever wrote one may still
         be on the way to its record, so that gets a new version first, unless we just gave it one.
+        A record that has come only since we looked may have no other key left than the one by
+        which we looked in vain, so that stays for the next time.
         """
         ids = [keys.due_parts(entry.key)[1] for entry in entries]
         records = await self._records.read(list(dict.fromkeys(ids)))
@@ -138,7 +135,7 @@ class Dues:
         for entry, id in zip(entries, ids, strict=True):
             if id not in found:
                 await self._postpone(entry, now)
-            elif keys.due_of(found[id].job) != entry.key:
+            elif id in known and keys.due_of(found[id].job) != entry.key:
                 stale.append((entry, id))
                 if id not in moved:
                     touched[id] = found[id]
@@ -154,10 +151,10 @@ class Dues:
     async def _postpone(self, entry: Entry, now: float) -> None:
         """There is no record, so a ``put`` crashed, or has come only so far: look again later.
         The value of the new key says since when."""
-        at, id, gen = keys.due_parts(entry.key)
+        at, id, mark = keys.due_parts(entry.key)
         since = float(entry.value or at)
         if now - since < GIVE_UP:
-            key = keys.due(now + AGAIN, id, gen)
+            key = keys.due(now + AGAIN, id, mark)
             await self._store.write([Change(key=key, value=repr(since).encode())])
         await self._store.write([Change(key=entry.key, value=None, version=entry.version)])
 
@@ -182,62 +179,6 @@ class Dues:
             for id, item in changed.items()
             if item.new is not None and item.new is not item.old
         }
-
-    async def _prune_state(self, final: JobState, policy: Retention, limit: int, now: float) -> int:
-        gone = 0
-        after = ""
-        oldest = now - max(600.0, getattr(policy, final.value))
-        while gone < limit:
-            entries = await self._store.scan(keys.finals(final), after, min(PAGE, limit - gone))
-            due = [entry for entry in entries if keys.final_parts(entry.key)[0] <= oldest]
-            if not due:
-                break
-            after = due[-1].key
-            gone += await self._drop(due, lambda job: state.prunable(job, now, policy))
-            if len(due) < len(entries):
-                break
-        return gone
-
-    async def _prune_excess(self, most: int, limit: int, now: float) -> int:
-        """The oldest finals over ``most``, but none younger than 600 s."""
-        found: list[tuple[float, Entry]] = []
-        for final in FINAL:
-            after = ""
-            while entries := await self._store.scan(keys.finals(final), after, PAGE):
-                after = entries[-1].key
-                found += [(keys.final_parts(entry.key)[0], entry) for entry in entries]
-        over = min(limit, len(found) - most)
-        if over <= 0:
-            return 0
-        found.sort(key=lambda item: (item[0], item[1].key))
-        old = [entry for at, entry in found[:over] if at <= now - 600.0]
-        return await self._drop(
-            old,
-            lambda job: job.keep_until <= now and (job.finished_at or now) <= now - 600.0,
-        )
-
-    async def _drop(self, entries: Sequence[Entry], may_go: Callable[[Job], bool]) -> int:
-        """The record first, then its documents, then its index key, by which a later call finds
-        what a crash left. So the documents of a record that is live again are never touched."""
-        gone = 0
-        ids = [keys.final_parts(entry.key)[1] for entry in entries]
-        for entry, id, found in zip(entries, ids, await self._records.read(ids), strict=True):
-            if found is not None and keys.final_of(found.job) == entry.key:
-                if not may_go(found.job):
-                    continue
-                change = Change(key=keys.job(id), value=None, version=found.entry.version)
-                if (await self._store.write([change]))[0] is None:
-                    continue
-                gone += 1
-            if found is None or keys.final_of(found.job) == entry.key:
-                await self._drop_docs(id)
-            await self._store.write([Change(key=entry.key, value=None, version=entry.version)])
-        return gone
-
-    async def _drop_docs(self, id: str) -> None:
-        prefix = keys.doc(f"job/{id}/")
-        while entries := await self._store.scan(prefix, "", PAGE):
-            await self._store.write([Change(key=entry.key, value=None) for entry in entries])
 
 
 def _is_lost(job: Job, lost: Mapping[str, float]) -> bool:

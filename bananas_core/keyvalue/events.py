@@ -18,11 +18,11 @@ from typing import Final
 
 import msgspec
 
-from bananas_core.errors import CursorExpired
+from bananas_core.errors import CursorExpired, ResultBackendUnavailable
 from bananas_core.job import Event
 from bananas_core.job import EventPage as Page
 from bananas_core.keyvalue import keys
-from bananas_core.keyvalue.records import PAGES, EventPage, Found, Records
+from bananas_core.keyvalue.records import PAGES, TRIES, EventPage, Found, Records
 from bananas_core.keyvalue.store import Change, Entry
 
 PATIENCE: Final = 5.0
@@ -47,7 +47,7 @@ class Feed:
         first = await self._first()
         number, offset = (first, 0) if after == "" else _parts(after)
         if number < first:
-            raise CursorExpired(f"events before number {first} are pruned; start from the oldest")
+            raise _expired(first)
         found: list[Event] = []
         now = await self._store.now()
         while len(found) < limit:
@@ -60,6 +60,8 @@ class Feed:
                 if open_ and now - page.at < PATIENCE:
                     return Page(events=tuple(found), cursor=f"{number}.{offset}")
                 if keys.event_number(entry.key) != number:
+                    if number < await self._first():  # it was pruned since we began
+                        raise _expired(await self._first())
                     await self._fill(range(number, keys.event_number(entry.key)), page.at)
                     break  # and look again: a page may have come just before
                 if not page.confirmed:
@@ -81,11 +83,28 @@ class Feed:
             old = list(takewhile(lambda entry: _page(entry.value).at < before, entries))
             if not old:
                 return
-            last = keys.event_number(old[-1].key)
-            await self._store.write([Change(key=keys.PRUNED, value=str(last + 1).encode())])
+            await self._pass(keys.event_number(old[-1].key) + 1)
             await self._store.write([Change(key=entry.key, value=None) for entry in old])
             if len(old) < SCAN:
                 return
+
+    async def _pass(self, first: int) -> None:
+        """Let ``first`` be the first number that is kept. It never goes back: another caller may
+        have pruned more meanwhile.
+
+        Raises:
+            ResultBackendUnavailable: too many conflicts; nothing is pruned yet.
+        """
+        for attempt in range(TRIES):
+            (entry,) = await self._store.get([keys.PRUNED])
+            if entry is not None and int(entry.value) >= first:
+                return
+            version = 0 if entry is None else entry.version
+            change = Change(key=keys.PRUNED, value=str(first).encode(), version=version)
+            if (await self._store.write([change]))[0] is not None:
+                return
+            await self._records.pause(attempt)
+        raise ResultBackendUnavailable(f"others prune events in every one of {TRIES} tries")
 
     async def _first(self) -> int:
         (entry,) = await self._store.get([keys.PRUNED])
@@ -108,7 +127,7 @@ class Feed:
         records = await self._records.read([event.id for event in page.events])
         happened, denied = [], {}
         for event, found in zip(page.events, records, strict=True):
-            if _shows(found, keys.event_number(entry.key)):
+            if _shows(event, found, keys.event_number(entry.key)):
                 happened.append(event)
             elif found is not None:
                 denied[event.id] = found
@@ -119,11 +138,16 @@ class Feed:
         return closed if (await self._store.write([change]))[0] is not None else None
 
 
-def _shows(found: Found | None, number: int) -> bool:
+def _expired(first: int) -> CursorExpired:
+    return CursorExpired(f"events before number {first} are pruned; start from the oldest")
+
+
+def _shows(event: Event, found: Found | None, number: int) -> bool:
     """Whether a record was changed as the page of this number said. If only younger pages are
-    remembered, it may have been: rather tell too much than too little."""
+    remembered, or the record has been pruned since, it may have been: rather tell too much than
+    too little."""
     if found is None:
-        return False
+        return event.old is not None
     return number in found.pages or (len(found.pages) == PAGES and found.pages[0] > number)
 
 

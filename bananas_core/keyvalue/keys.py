@@ -1,7 +1,7 @@
 """Names of keys; built here only.
 
     j/{id}                         a job's record
-    d/{time}/{id}/{gen}            ``due`` looks at the record at this time
+    d/{time}/{id}/{gen}{state}     ``due`` looks at the record at this time
     f/{state}/{time}/{id}/{gen}    a final record, by the time of its end
     s/{session}                    a worker session
     c/{session}/{batch}            the ids of one claimed batch
@@ -10,8 +10,9 @@
     m/…                            schema, counters, the last ``due``
 
 Index keys are written before the record that they point to and deleted after it has moved on, so
-a crash leaves an index key too many, never one too few; whoever meets one cleans it up. The
-generation makes names unique: a key that one change deletes is never one that another needs.
+a crash leaves an index key too many, never one too few; whoever meets one cleans it up.
+Generation and state make names unique: within one state of one generation no time comes back, so
+a key that one change deletes is never one that another needs.
 """
 
 from __future__ import annotations
@@ -40,19 +41,20 @@ def moment(at: float) -> str:
     return f"{at:020.6f}"
 
 
-def due(at: float, id: str, gen: int) -> str:
-    return f"d/{moment(at)}/{id}/{gen}"
+def due(at: float, id: str, mark: str) -> str:
+    return f"d/{moment(at)}/{id}/{mark}"
 
 
 def due_of(job: Job) -> str | None:
     """The key by which ``due`` finds the record; None if it need not look at it."""
-    return None if job.due_at is None else due(job.due_at, job.id, job.gen)
+    at = job.due_at
+    return None if at is None else due(at, job.id, f"{job.gen}{job.state.value[0]}")
 
 
-def due_parts(key: str) -> tuple[float, str, int]:
-    """Time, id and generation."""
-    _, at, id, gen = key.split("/")
-    return float(at), id, int(gen)
+def due_parts(key: str) -> tuple[float, str, str]:
+    """Time, id, and the mark of generation and state."""
+    _, at, id, mark = key.split("/")
+    return float(at), id, mark
 
 
 def final_of(job: Job) -> str | None:

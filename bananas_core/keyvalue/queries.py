@@ -11,7 +11,7 @@ from bananas_core.errors import ResultBackendError
 from bananas_core.job import Count, Job, JobState, Page, Query
 from bananas_core.keyvalue.records import Records
 
-GROUPS: Final = ("state", "name", "routing_key", "worker", "priority")
+GROUPS: Final = ("state", "name", "routing_key", "worker", "priority", "workflow")
 SCAN: Final = 500
 
 
@@ -68,6 +68,8 @@ def _matches(job: Job, wish: Query) -> bool:
         and (wish.routing_key is None or job.routing_key == wish.routing_key)
         and (wish.tag is None or wish.tag in job.tags)
         and (wish.worker is None or job.worker == wish.worker)
+        and (wish.workflow is None or job.workflow == wish.workflow)
+        and (wish.unique is None or job.unique == wish.unique)
         and (wish.since is None or job.created_at >= wish.since)
         and (wish.until is None or job.created_at < wish.until)
         and (wish.pending_before is None or _pending_before(job, wish.pending_before))

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from bananas_core import state
 from bananas_core.errors import ResultBackendError, ResultBackendUnavailable
-from bananas_core.job import Event, Job, JobState, Ready
+from bananas_core.job import Event, Job, Ready
 from bananas_core.keyvalue import keys
 from bananas_core.keyvalue.store import Change, Entry, KeyValueStore
 
@@ -218,11 +218,16 @@ class Records:
 
     async def _confirm(self, page: Entry, events: list[Event], now: float) -> None:
         """An empty page stays too: readers expect numbers without a gap. If a reader took this
-        call for dead and closed its page, what happened after all is told in a new one."""
+        call for dead and closed its page, what that leaves out is told in a new one."""
         told = EventPage(at=now, confirmed=True, events=tuple(events))
         change = Change(key=page.key, value=_encode(told), version=page.version)
-        if (await self.store.write([change]))[0] is None and events:
-            await self.publish(told)
+        if (await self.store.write([change]))[0] is not None or not events:
+            return
+        (entry,) = await self.store.get([page.key])
+        known = () if entry is None else _decode_page(entry.value).events
+        rest = tuple(event for event in events if event not in known)
+        if rest:
+            await self.publish(EventPage(at=now, confirmed=True, events=rest))
 
     async def publish(self, page: EventPage) -> Entry:
         """Append a page to the feed. A number that a reader has given up on is not used."""
@@ -249,22 +254,23 @@ class Records:
         version = 0 if plan.found is None else plan.found.entry.version
         return Change(key=keys.job(plan.new.id), value=value, version=version)
 
-    def ready(self, changed: dict[str, Changed]) -> list[Ready]:
-        """What a call made pending and has to be sent."""
-        if not self.guard:
-            return []
-        found = []
-        for item in changed.values():
-            new = item.new
-            if new is None or new is item.old or new.state is not JobState.PENDING:
-                continue
-            old = item.old
-            if old is None or old.state is not JobState.PENDING or old.gen != new.gen:
-                found.append(state.ready(new))
-        return found
+    def calls(self, changed: Mapping[str, Changed]) -> dict[str, Job]:
+        """Records about which something must be done because a call changed them."""
+        return {
+            id: item.new
+            for id, item in changed.items()
+            if item.new is not None
+            and item.new is not item.old
+            and state.calls_for(item.old, item.new, guard=self.guard) is not None
+        }
+
+    def ready(self, changed: Mapping[str, Changed]) -> list[Ready]:
+        """What must be done because of a call: sends, if anybody has to, and follow-ups."""
+        return [state.ready(job) for job in self.calls(changed).values()]
 
 
 _decode = msgspec.msgpack.Decoder(Kept).decode
+_decode_page = msgspec.msgpack.Decoder(EventPage).decode
 
 
 def _found(entry: Entry) -> Found:

@@ -31,7 +31,7 @@ from bananas_core.job import (
     VerdictKind,
 )
 from bananas_core.keyvalue import keys
-from bananas_core.keyvalue.records import TRIES, Found, Records
+from bananas_core.keyvalue.records import TRIES, Changed, Found, Records
 from bananas_core.keyvalue.store import Change, Entry
 
 FORGIVEN_FOR: Final = 3600.0
@@ -63,6 +63,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
     at: float
     ids: tuple[str, ...]
+
+
+class _Revived(Exception):
+    """A session whose claims were being ended has come back."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -160,14 +164,18 @@ class Sessions:
             now=now, cancelled=cancelled, lost=lost, ready=tuple(self._records.ready(changed))
         )
 
-    async def lapse(self, now: float, limit: int, allowed: bool) -> tuple[dict[str, Job], bool]:
+    async def lapse(
+        self, now: float, limit: int, allowed: bool
+    ) -> tuple[dict[str, Job], int, bool]:
         """L34: end the claims of sessions whose time ran out. A session is marked first, so
         that one that comes back knows what it was charged with.
 
         Returns:
-            Records that became pending, and whether more is left to do.
+            Records about which something must be done, how many records were looked at, and
+            whether more is left to do.
         """
         found: dict[str, Job] = {}
+        count = 0
         after = ""
         while entries := await self._store.scan(keys.SESSIONS, after, PAGE):
             after = entries[-1].key
@@ -182,13 +190,14 @@ class Sessions:
                     change = Change(key=entry.key, value=None, version=entry.version)
                     await self._store.write([change])
                     continue
-                if len(found) >= limit:
-                    return found, True
-                lapsed, more = await self._lapse(entry, stored, now, limit - len(found))
-                found.update(lapsed)
+                if count >= limit:
+                    return found, count, True
+                lapsed, more = await self._lapse(entry, stored, now, limit - count)
+                found.update(self._records.calls(lapsed))
+                count += len(lapsed)
                 if more:
-                    return found, True
-        return found, False
+                    return found, count, True
+        return found, count, False
 
     async def listed(self, now: float) -> list[SessionRecord]:
         """L28."""
@@ -223,26 +232,38 @@ class Sessions:
         for attempt in range(TRIES):
             if entry is None:
                 (entry,) = await self._store.get([key])
-            stored = Stored(session=session, renewed_at=now, expires_at=now + state.CLAIM_TTL)
-            if entry is not None:
-                old = _stored(entry.value)
-                if old.lapsed:
-                    await self._forgive(session.id, old.lapsed, now)
-                if old.lapsed_at is not None and now - old.lapsed_at < state.CLAIM_TTL:
-                    # Whoever lapses them may still be at it: forgive once more next time.
-                    stored = msgspec.structs.replace(stored, lapsed=old.lapsed)
+            old = None if entry is None else _stored(entry.value)
+            lapsed = () if old is None else old.lapsed
+            revived = old is not None and old.lapsed_at is not None
+            if lapsed and not revived:
+                await self._forgive(session.id, lapsed, now)
+            # A session that comes back keeps its list until the next renewal: we may die here.
+            stored = Stored(
+                session=session,
+                renewed_at=now,
+                expires_at=now + state.CLAIM_TTL,
+                lapsed=lapsed if revived else (),
+            )
             version = 0 if entry is None else entry.version
             change = Change(key=key, value=_encode(stored), version=version)
             if (await self._store.write([change]))[0] is not None:
+                if lapsed and revived:
+                    await self._forgive(session.id, lapsed, now)
                 return
             entry = None
             await self._records.pause(attempt)
         raise ResultBackendUnavailable(f"session {session.id} changed under {TRIES} tries; again")
 
     async def _forgive(self, session: str, ids: Sequence[str], now: float) -> None:
+        """Take back what the session was charged with. Whoever lapses its claims may still be at
+        it: the records that are left get a new version, so that he must look at the session once
+        more, and finds it alive."""
+
         def forgive(id: str, job: Job | None) -> Job | None:
             return None if job is None else state.forgive(job, session)
 
+        found = await self._records.read(list(dict.fromkeys(ids)))
+        await self._records.touch([one for one in found if one and _holds(one.job, session)])
         await self._records.change(ids, forgive, now)
 
     async def _end(self, session: str, claims: Sequence[ClaimBeat], now: float) -> RenewAnswer:
@@ -273,7 +294,7 @@ class Sessions:
 
     async def _lapse(
         self, entry: Entry, stored: Stored, now: float, limit: int
-    ) -> tuple[dict[str, Job], bool]:
+    ) -> tuple[dict[str, Changed], bool]:
         session = stored.session.id
         batches = await self._batches(session)
         ids = list(dict.fromkeys(id for _, batch in batches for id in batch.ids))
@@ -297,18 +318,19 @@ class Sessions:
                 return state.handback(job, now, guard=guard)
             return state.lapse(job, now, guard=guard)
 
-        changed = await self._records.change(sorted(claimed)[:limit], lapse, now)
+        async def check(ids: list[str]) -> None:
+            (now_kept,) = await self._store.get([keys.session(session)])
+            if now_kept is not None and _stored(now_kept.value).lapsed_at is None:
+                raise _Revived
+
+        try:
+            changed = await self._records.change(sorted(claimed)[:limit], lapse, now, check)
+        except _Revived:  # what was lapsed before is forgiven, and sent by its guard
+            return {}, False
         more = len(claimed) > limit
         if not more:
             await self._clear(session, batches, now)
-        pending = {
-            id: item.new
-            for id, item in changed.items()
-            if item.new is not None
-            and item.new is not item.old
-            and item.new.state is JobState.PENDING
-        }
-        return pending, more
+        return changed, more
 
     async def _tidy(self, session: str, held: set[str], now: float) -> list[str]:
         """Forget batches that are through; ids that the session doesn't know it has."""

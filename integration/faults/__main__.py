@@ -14,7 +14,12 @@ import time
 import traceback
 from pathlib import Path
 
-from integration.faults.scenarios import LEVELS, SCENARIOS, Stage
+from integration.faults import limits, scenarios
+from integration.faults.stage import LEVELS, Scenario, Stage
+
+SCENARIOS: dict[str, Scenario] = {
+    scenario.__name__: scenario for module in (scenarios, limits) for scenario in module.SCENARIOS
+}
 
 
 def main() -> int:

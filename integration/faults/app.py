@@ -9,10 +9,12 @@ import signal
 import time
 
 from bananas import Bananas, current_job
+from bananas_plugins.rate_limit import Limit
 from integration.faults.inject import SkewedClock
 from integration.faults.oracle import note
 
-app = Bananas(clock=SkewedClock(float(os.environ.get("FAULTS_SKEW", "0"))))
+LIMIT = 50
+"""Jobs a second of the task ``limited``."""
 RUNS = os.environ.get("FAULTS_RUNS", "runs.jsonl")
 
 
@@ -21,7 +23,6 @@ def _note(what: str) -> None:
     note(RUNS, job.id, job.attempt, what)
 
 
-@app.task(name="short")
 async def short(number: int) -> int:
     _note("start")
     await asyncio.sleep(0.05)
@@ -29,7 +30,6 @@ async def short(number: int) -> int:
     return number
 
 
-@app.task(name="quick")
 async def quick(number: int) -> int:
     _note("start")
     await asyncio.sleep(0.001)
@@ -37,7 +37,6 @@ async def quick(number: int) -> int:
     return number
 
 
-@app.task(name="sleepy", max_attempts=5)
 async def sleepy(seconds: float) -> int:
     _note("start")
     try:
@@ -49,14 +48,12 @@ async def sleepy(seconds: float) -> int:
     return os.getpid()
 
 
-@app.task(name="block_loop")
 async def block_loop(seconds: float) -> None:
     _note("start")
     time.sleep(seconds)  # noqa: ASYNC251 - the fault itself
     _note("end")
 
 
-@app.task(name="hold_gil")
 def hold_gil(seconds: float) -> None:
     """A regular expression with exponential back-tracking never lets the GIL go."""
     _note("start")
@@ -70,8 +67,42 @@ def hold_gil(seconds: float) -> None:
     _note("end")
 
 
-@app.task(name="die", max_attempts=10)
 async def die() -> None:
     _note("start")
     await asyncio.sleep(0.05)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def member(number: int) -> int:
+    _note("start")
+    await asyncio.sleep(0.01)
+    return 2 * number
+
+
+async def body(values: list[int], chord: int) -> dict[str, int]:
+    _note("start")
+    ordered = values == sorted(values)
+    return {"chord": chord, "count": len(values), "sum": sum(values), "ordered": int(ordered)}
+
+
+async def limited(number: int) -> None:
+    _note("start")
+
+
+async def held(number: int) -> None:
+    _note("start")
+
+
+def make_app(broker_url: str | None = None) -> Bananas:
+    """An app with these tasks."""
+    made = Bananas(broker_url, clock=SkewedClock(float(os.environ.get("FAULTS_SKEW", "0"))))
+    for task in (short, quick, block_loop, hold_gil, member, body):
+        made.task(name=task.__name__)(task)
+    made.task(name="sleepy", max_attempts=5)(sleepy)
+    made.task(name="die", max_attempts=10)(die)
+    made.task(name="limited", limits=Limit(f"{LIMIT}/s"))(limited)
+    made.task(name="held", limits=Limit("1/h"))(held)
+    return made
+
+
+app = make_app()

@@ -1,158 +1,27 @@
-"""The scenarios: each builds its own folder, workers and oracle, and says what must hold."""
+"""Scenarios for plain jobs: each starts its own workers and says what must hold."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from bananas import Bananas
-from bananas_core.job import Job, JobState, Query
-from bananas_core.results import ResultBackend
+from bananas_core.job import JobState, Query
 from bananas_core.transport import Outgoing
 from integration.faults.inject import (
-    Deadline,
     SkewedClock,
     full_disk,
     kill_children,
     locked_file,
     stopped,
 )
-from integration.faults.oracle import Oracle, Verdict
-from integration.faults.workers import WorkerGroup
-
-
-class Level(msgspec.Struct, frozen=True, kw_only=True):
-    """How long and how much."""
-
-    kill_jobs: int
-    stop_seconds: float
-    away_seconds: float
-    block_seconds: float
-    hammer_seconds: float
-    restarts: int
-
-
-IN_FLIGHT: Final = 2 * 16
-"""Most jobs in flight in one worker process, by default: those that run, and as many that have
-ended and whose outcome is on its way to the ledger."""
-
-LEVELS: Final = {
-    "ci": Level(
-        kill_jobs=10_000,
-        stop_seconds=24,
-        away_seconds=10,
-        block_seconds=20,
-        hammer_seconds=10,
-        restarts=5,
-    ),
-    "full": Level(
-        kill_jobs=20_000,
-        stop_seconds=45,
-        away_seconds=10,
-        block_seconds=60,
-        hammer_seconds=60,
-        restarts=200,
-    ),
-}
-
-
-class Stage:
-    """What one scenario works with."""
-
-    def __init__(self, folder: Path, level: Level, seed: int) -> None:
-        self.folder = folder
-        self.level = level
-        self.rng = random.Random(seed)
-        self.path = folder / "jobs.db"
-        self.url = f"sqlite:///{self.path}"
-        self.oracle = Oracle(folder)
-        self.groups: list[WorkerGroup] = []
-        self.figures: dict[str, object] = {}
-
-    def group(self, name: str, *, skew: float = 0.0, **options: object) -> WorkerGroup:
-        group = WorkerGroup(self.folder, self.url, name, skew=skew, **options)
-        self.groups.append(group)
-        return group.start()
-
-    def close(self) -> None:
-        for group in self.groups:
-            group.kill()
-        self.oracle.close()
-
-    def check(self, condition: bool, text: str) -> None:
-        """Raise AssertionError with the workers' last words if a promise was broken."""
-        if not condition:
-            logs = "\n".join(group.log() for group in self.groups)
-            raise AssertionError(f"{text}; figures {self.figures}\n{logs}")
-
-    async def submit(self, app: Bananas, name: str, payloads: list[dict[str, object]]) -> list[str]:
-        """Submit and tell the oracle; an id is accepted once ``submit`` returned."""
-        ids: list[str] = []
-        for begin in range(0, len(payloads), 500):
-            jobs = await app.submit_specs(app.specs(name, payloads[begin : begin + 500], {}))
-            part = [job.id for job in jobs]
-            self.oracle.accept(part)
-            ids += part
-        return ids
-
-    async def drained(self, backend: ResultBackend, seconds: float) -> float:
-        """Wait until no job is live; how long that took."""
-        begun = time.monotonic()
-        deadline = Deadline(seconds)
-        while not deadline.over:
-            left = await live(backend)
-            if not left:
-                return time.monotonic() - begun
-            await asyncio.sleep(0.1)
-        self.check(False, f"{left} jobs are not done after {seconds} s")
-        raise AssertionError
-
-    async def judged(self, backend: ResultBackend) -> Verdict:
-        verdict = await self.oracle.judge(backend)
-        self.figures["verdict"] = msgspec.to_builtins(verdict)
-        self.check(verdict.ok, "accepted jobs were lost")
-        self.check(verdict.never_ran == 0, "completed without ever running")
-        return verdict
-
-    async def started(self, id: str, seconds: float = 20.0) -> None:
-        """Wait for the job's first start line."""
-        deadline = Deadline(seconds)
-        while not deadline.over:
-            if any(run.id == id and run.what == "start" for run in self.oracle.runs()):
-                return
-            await asyncio.sleep(0.05)
-        self.check(False, f"job {id} did not start")
-
-    async def ended(self, id: str, pids: list[int], seconds: float = 20.0) -> str:
-        """How the run in one of these processes ended: ``end`` or ``cancelled``."""
-        deadline = Deadline(seconds)
-        while not deadline.over:
-            for run in self.oracle.runs():
-                if run.id == id and run.pid in pids and run.what != "start":
-                    return run.what
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"the run of {id} in {pids} did not end")
-
-    async def said(self, group: WorkerGroup, text: str, seconds: float = 10.0) -> None:
-        """Wait until the group's log has a text."""
-        deadline = Deadline(seconds)
-        while text not in group.log():
-            self.check(not deadline.over, f"{group.name} never said {text!r}")
-            await asyncio.sleep(0.05)
-
-    def starts(self, id: str) -> list[float]:
-        return [run.at for run in self.oracle.runs() if run.id == id and run.what == "start"]
+from integration.faults.stage import IN_FLIGHT, Scenario, Stage, live, one
 
 
 async def kill_random(stage: Stage) -> None:
@@ -406,35 +275,17 @@ async def restarts(stage: Stage) -> None:
         stage.check(verdict.extra_runs == 0, "a job ran twice")
 
 
-async def live(backend: ResultBackend) -> int:
-    """How many jobs are not final."""
-    counts = {count.group[0]: count.count for count in await backend.count(["state"])}
-    return sum(counts.get(state, 0) for state in ("pending", "processing", "scheduled"))
-
-
-async def one(backend: ResultBackend, id: str) -> Job:
-    """The record of an accepted job."""
-    (job,) = await backend.get([id])
-    assert job is not None, f"job {id} has no record"
-    return job
-
-
-Scenario = Callable[[Stage], Awaitable[None]]
-SCENARIOS: Final[dict[str, Scenario]] = {
-    scenario.__name__: scenario
-    for scenario in (
-        kill_child,
-        kill_random,
-        stop_group,
-        ledger_away,
-        blocked,
-        graceful_stop,
-        poison,
-        hammer,
-        disk_full,
-        skewed_clocks,
-        bad_input,
-        restarts,
-    )
-}
-__all__ = ["LEVELS", "SCENARIOS", "Level", "Stage"]
+SCENARIOS: Final[tuple[Scenario, ...]] = (
+    kill_child,
+    kill_random,
+    stop_group,
+    ledger_away,
+    blocked,
+    graceful_stop,
+    poison,
+    hammer,
+    disk_full,
+    skewed_clocks,
+    bad_input,
+    restarts,
+)

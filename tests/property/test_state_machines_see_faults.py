@@ -16,7 +16,7 @@ from bananas_brokers.memory.queues import Queues
 from bananas_brokers.memory.records import Records
 from bananas_brokers.memory.upkeep import Upkeep
 from bananas_core import state
-from bananas_core.job import JobState
+from bananas_core.job import FINAL, Job, JobState, ReadyKind
 
 ENOUGH = settings(
     max_examples=400,
@@ -60,6 +60,49 @@ def nothing_is_sent_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Records, "take_ready", lambda *_, **__: [])
 
 
+def an_end_is_not_followed_up(patch: pytest.MonkeyPatch) -> None:
+    original = state.look
+
+    def look(job: Job, now: float, *, guard: bool) -> Any:
+        kind, new = original(job, now, guard=guard)
+        return (None if kind is ReadyKind.FOLLOW else kind), new
+
+    patch.setattr(state, "look", look)
+    calls = state.calls_for
+
+    def calls_for(old: Any, new: Job, *, guard: bool) -> Any:
+        kind = calls(old, new, guard=guard)
+        return None if kind is ReadyKind.FOLLOW else kind
+
+    patch.setattr(state, "calls_for", calls_for)
+
+
+def a_send_settles_the_follow_up(patch: pytest.MonkeyPatch) -> None:
+    original = state.settle
+    patch.setattr(
+        state, "settle", lambda job, item: original(job, replace(item, followed=job.state in FINAL))
+    )
+
+
+def a_scope_is_started_again(patch: pytest.MonkeyPatch) -> None:
+    original = state._release
+
+    def release(job: Job, now: float, *, guard: bool) -> Job:
+        return original(replace(job, started_at=None) if job.scope else job, now, guard=guard)
+
+    patch.setattr(state, "_release", release)
+
+
+def a_running_node_is_reset(patch: pytest.MonkeyPatch) -> None:
+    original = state._reset
+
+    def reset(job: Job, now: float) -> Any:
+        running = job.state is JobState.PROCESSING
+        return original(replace(job, state=JobState.FAILED) if running else job, now)
+
+    patch.setattr(state, "_reset", reset)
+
+
 def ack_keeps_the_message(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Queues, "ack", lambda *_: True)
 
@@ -88,6 +131,10 @@ def purge_takes_leased_messages(patch: pytest.MonkeyPatch) -> None:
         (LedgerMachine, a_repeated_finish_is_refused),
         (LedgerMachine, due_is_early),
         (LedgerMachine, nothing_is_sent_again),
+        (LedgerMachine, an_end_is_not_followed_up),
+        (LedgerMachine, a_send_settles_the_follow_up),
+        (LedgerMachine, a_scope_is_started_again),
+        (LedgerMachine, a_running_node_is_reset),
         (TransportMachine, ack_keeps_the_message),
         (TransportMachine, a_lease_never_ends),
         (TransportMachine, purge_takes_leased_messages),

@@ -13,7 +13,7 @@ from bananas_core.job import Job
 from bananas_core.testing.simulation import MakePair, Violation, simulate
 from tests.simulation.test_simulation import fused, split
 
-SEEDS = 100
+SEEDS = 300
 """A fault must show within so many seeds; most show within ten."""
 
 Real = Callable[..., Any]

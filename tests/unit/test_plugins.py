@@ -250,7 +250,7 @@ async def test_plugins_are_found_by_name_and_off_unless_named() -> None:
 
 def test_every_hook_says_when_it_is_called() -> None:
     specs = [v for v in vars(hooks).values() if hasattr(v, "bananas_spec")]
-    assert len(specs) == 8
+    assert len(specs) == 10
     assert all(spec.__doc__ for spec in specs)
 
 

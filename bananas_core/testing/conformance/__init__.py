@@ -21,18 +21,22 @@ from bananas_core.testing.conformance.due import Guarding, Scheduling, Time
 from bananas_core.testing.conformance.events import Feeding
 from bananas_core.testing.conformance.fences import Finishing
 from bananas_core.testing.conformance.flow import Flowing
+from bananas_core.testing.conformance.followups import Following
 from bananas_core.testing.conformance.fused import Fusing
 from bananas_core.testing.conformance.harness import Capabilities, Harness, Limits, eventually
 from bananas_core.testing.conformance.limits import LedgerLimits, TransportLimits
 from bananas_core.testing.conformance.marks import level, promise, promises_of, requires, takes
+from bananas_core.testing.conformance.nodes import Ending, Releasing, Resetting, Scopes
 from bananas_core.testing.conformance.order import Ordering
 from bananas_core.testing.conformance.plugin import PluginConformance
 from bananas_core.testing.conformance.prune import Pruning
 from bananas_core.testing.conformance.queries import Listing, Tallying
+from bananas_core.testing.conformance.quotas import Limiting
 from bananas_core.testing.conformance.results import Recording
 from bananas_core.testing.conformance.sessions import Lapsing, Orphans, Renewing
 from bananas_core.testing.conformance.signals import Cancelling, Changing, Retrying
 from bananas_core.testing.conformance.stress import LedgerStress, TransportStress
+from bananas_core.testing.conformance.unique import Conflicting, Holding
 from bananas_core.testing.conformance.version import VERSION
 from bananas_core.testing.conformance.waiting import Waiting
 
@@ -67,11 +71,19 @@ class ResultBackendConformance(
     Cancelling,
     Retrying,
     Changing,
+    Releasing,
+    Scopes,
+    Ending,
+    Resetting,
+    Following,
     Listing,
     Tallying,
     Documents,
     Feeding,
     Pruning,
+    Limiting,
+    Holding,
+    Conflicting,
     LedgerStress,
 ):
     """All tests of the ResultBackend contract."""

@@ -107,3 +107,46 @@ class Documents(Suite):
             after = page[-1].key
         assert pages == wanted
         assert await backend.docs("nothing/") == []
+
+    @promise("L50")
+    async def test_documents_are_read_in_the_order_of_keys(self, harness: Harness) -> None:
+        one, two = await harness.backend(), await harness.backend()
+        keys = ["job/b/1", "job/a/2", "job/a/10", "c", "é"]
+        answers = await one.cas([Write(key=key, value=key.encode()) for key in keys])
+        wanted = ["é", "nobody", "job/a/2", "job/b/1", "job/a/2", "c", "job/a", "job/a/10"]
+        found = await two.get_docs(wanted)
+        assert [doc and doc.key for doc in found] == [k if k in keys else None for k in wanted]
+        assert [doc for doc in found if doc and doc.value != doc.key.encode()] == []
+        made = {answer.doc.key: answer.doc for answer in answers if answer.doc is not None}
+        assert [made.get(key) for key in wanted] == found
+        assert await two.get_docs([]) == []
+
+    @promise("L50")
+    async def test_a_read_sees_every_confirmed_write(self, harness: Harness) -> None:
+        backends = [await harness.backend() for _ in range(3)]
+        for turn in range(9):
+            writer, reader = backends[turn % 3], backends[(turn + turn // 3) % 3]
+            (answer,) = await writer.cas([Write(key="k", value=str(turn).encode())])
+            assert await reader.get_docs(["k"]) == [answer.doc]
+        await backends[0].cas([Write(key="k", value=None)])
+        assert await backends[1].get_docs(["k", "k"]) == [None, None]
+
+    @promise("L50")
+    async def test_many_documents_are_read_at_once(self, harness: Harness) -> None:
+        backend = await harness.backend()
+        keys = [f"job/w/{n}" for n in range(300)]
+        await backend.cas([Write(key=key, value=bytes(128)) for key in keys])
+        found = await backend.get_docs([*reversed(keys), "job/w/300"])
+        assert [doc and doc.key for doc in found] == [*reversed(keys), None]
+
+    @promise("L50", "L38")
+    @takes(4)
+    async def test_an_expired_document_is_not_read(self, harness: Harness) -> None:
+        backend = await harness.backend()
+        await backend.cas([Write(key="k", value=b"1", ttl=2.0), Write(key="stays", value=b"2")])
+        assert None not in await backend.get_docs(["k", "stays"])
+        await harness.advance(2.5 + harness.capabilities.ledger.clock_error)
+        assert [doc and doc.key for doc in await backend.get_docs(["k", "stays"])] == [
+            None,
+            "stays",
+        ]

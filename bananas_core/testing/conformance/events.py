@@ -14,9 +14,11 @@ from bananas_core.testing.conformance.marks import promise, takes
 from bananas_core.testing.conformance.support import (
     Suite,
     a_job,
+    a_scope,
     claim_one,
     finish_one,
     put_one,
+    signal_one,
     started,
 )
 
@@ -72,6 +74,32 @@ class Feeding(Suite):
         last = [event for event in once(await read(two, "")) if event.id == put.id][-1]
         assert (last.old, last.new) == (JobState.PROCESSING, JobState.COMPLETED)
         assert (last.fence, last.attempt, last.name) == (claim.fence, 2, put.name)
+
+    @promise("L41", "L46", "L47", "L48")
+    async def test_events_of_nodes_name_their_workflow(self, harness: Harness) -> None:
+        backend, session = await harness.backend(), harness.session()
+        root, plain = a_scope(waiting=True), a_job()
+        node = a_job(workflow=root.id, waiting=True)
+        await backend.put([root, node, plain])
+        for kind, job_id in ((SignalKind.RELEASE, root.id), (SignalKind.RELEASE, node.id)):
+            await signal_one(backend, job_id, kind)
+        await finish_one(backend, await claim_one(backend, session, node))
+        await signal_one(backend, node.id, SignalKind.RESET)
+        await signal_one(backend, root.id, SignalKind.END, state=JobState.COMPLETED)
+        wanted = {
+            root.id: ["waiting", "completed"],
+            node.id: ["waiting", "pending", "processing", "completed", "waiting"],
+            plain.id: ["pending"],
+        }
+
+        async def told() -> bool:
+            stories: defaultdict[str, list[str]] = defaultdict(list)
+            for event in once(await read(backend, "")):
+                stories[event.id].append(event.new.value)
+                assert event.workflow == (None if event.id == plain.id else root.id)
+            return stories == wanted
+
+        await harness.eventually(told)
 
     @promise("L41")
     async def test_a_cursor_skips_and_repeats_nothing(self, harness: Harness) -> None:

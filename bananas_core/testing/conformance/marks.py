@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from bananas_core.testing.conformance.harness import LEVELS, Capabilities
 
 Test = Callable[..., Awaitable[None]]
+
+CONTRACTS: Final = {
+    "T": ("transport", "Transport"),
+    "L": ("results", "ResultBackend"),
+    "U": ("unique", "Unique keys"),
+    "Q": ("limits.limiter", "Limits"),
+}
+"""Where promises are made: the letter of their ids, the module of ``bananas_core`` whose docstrings
+say them, and what that is about."""
 
 
 def promise(*ids: str) -> Callable[[Test], Test]:

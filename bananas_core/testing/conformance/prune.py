@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from bananas_core.job import JobState, OutcomeKind, Retention, Signal, SignalKind, Write
+from bananas_core.job import (
+    JobState,
+    OutcomeKind,
+    Retention,
+    Settled,
+    Signal,
+    SignalKind,
+    Write,
+)
 from bananas_core.testing.conformance.harness import Harness
 from bananas_core.testing.conformance.marks import promise, requires
 from bananas_core.testing.conformance.support import (
     ERROR,
     Suite,
     a_job,
+    a_scope,
     finish_one,
+    outcome,
     put_one,
+    signal_one,
     started,
     state_of,
 )
@@ -111,3 +122,81 @@ class Pruning(Suite):
         await harness.advance(700.0)
         assert await backend.prune(NONE, 100) == 1
         assert {doc.key for doc in await backend.docs("job/")} == set(keys[2:])
+
+    @promise("L43", "L9")
+    @slow
+    async def test_what_is_not_followed_up_stays(self, harness: Harness) -> None:
+        backend, session = await harness.backend(), harness.session()
+        node = await started(backend, session, workflow="gone")
+        holder = await started(backend, session, unique="key")
+        await backend.finish([outcome(claim) for claim in (node, holder)])
+        await harness.advance(5_000.0)
+        for policy in (NONE, Retention(completed=0.0, most=0)):
+            assert await backend.prune(policy, 100) == 0
+        await backend.put([], settled=[Settled(id=node.id, gen=1, followed=True)])
+        assert await backend.prune(NONE, 100) == 1
+        assert [job and job.id for job in await backend.get([node.id, holder.id])] == [
+            None,
+            holder.id,
+        ]
+        await backend.due(10, settled=[Settled(id=holder.id, gen=1, followed=True)])
+        assert await backend.prune(NONE, 100) == 1
+
+    @promise("L51", "L42")
+    @slow
+    async def test_a_node_stays_until_its_workflow_may_go(self, harness: Harness) -> None:
+        backend, root = await harness.backend(), a_scope()
+        await put_one(backend, root)
+        claim = await started(backend, harness.session(), workflow=root.id)
+        keys = [f"job/{root.id}/page/0", f"job/{claim.id}/result"]
+        await backend.cas([Write(key=key, value=b"x") for key in keys])
+        await finish_one(backend, claim)
+        await backend.put([], settled=[Settled(id=claim.id, gen=1, followed=True)])
+        await harness.advance(5_000.0)
+        for policy in (NONE, Retention(completed=0.0, most=0)):
+            assert await backend.prune(policy, 100) == 0  # the whole is live
+        await signal_one(backend, root.id, SignalKind.END, state=JobState.COMPLETED)
+        await harness.advance(5_000.0)
+        for policy in (NONE, Retention(completed=0.0, most=0)):
+            assert await backend.prune(policy, 100) == 0  # it is not followed up
+        await backend.put([], settled=[Settled(id=root.id, gen=1, followed=True)])
+        assert await backend.prune(Retention(completed=20_000.0), 100) == 0  # it is young
+        assert None not in await backend.get_docs(keys)
+        gone = [await backend.prune(NONE, 100) for _ in range(3)]
+        assert sum(gone) == 2
+        assert await backend.get([root.id, claim.id]) == [None, None]
+        assert await backend.get_docs(keys) == [None, None]
+
+    @promise("L51", "L42")
+    @slow
+    async def test_a_workflow_over_the_count_goes_as_a_whole(self, harness: Harness) -> None:
+        backend, root = await harness.backend(), a_scope()
+        await put_one(backend, root)
+        claims = [await started(backend, harness.session(), workflow=root.id) for _ in range(4)]
+        await backend.finish([outcome(claim) for claim in claims])
+        await signal_one(backend, root.id, SignalKind.END, state=JobState.COMPLETED)
+        ids = [root.id, *(claim.id for claim in claims)]
+        await backend.put([], settled=[Settled(id=i, gen=1, followed=True) for i in ids])
+        await harness.advance(700.0)
+        gone = [await backend.prune(Retention(most=0), 2) for _ in range(8)]
+        assert max(gone) <= 2
+        assert sum(gone) == 5
+        assert await backend.get(ids) == [None] * 5
+
+    @promise("L51", "L42")
+    @slow
+    async def test_nodes_that_stay_hold_up_nobody(self, harness: Harness) -> None:
+        backend, session, root = await harness.backend(), harness.session(), a_scope()
+        await put_one(backend, root)
+        nodes = [await started(backend, session, workflow=root.id) for _ in range(7)]
+        await backend.finish([outcome(claim) for claim in nodes])
+        items = [Settled(id=claim.id, gen=1, followed=True) for claim in nodes]
+        await backend.put([], settled=items)
+        await harness.advance(10.0)
+        plain = [await started(backend, session) for _ in range(4)]
+        await backend.finish([outcome(claim) for claim in plain])
+        await harness.advance(700.0)
+        gone = [await backend.prune(NONE, 3) for _ in range(8)]
+        assert sum(gone) == 4
+        assert await backend.get([claim.id for claim in plain]) == [None] * 4
+        assert None not in await backend.get([claim.id for claim in nodes])

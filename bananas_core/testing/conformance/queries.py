@@ -12,6 +12,7 @@ from bananas_core.testing.conformance.support import (
     ERROR,
     Suite,
     a_job,
+    a_scope,
     claim_one,
     finish_one,
     put_one,
@@ -66,6 +67,28 @@ class Listing(Suite):
             (Query(tag="big", name="other.task"), {named.id}),
             (Query(worker=session, states=(JobState.PROCESSING,)), {routed.id}),
             (Query(tag="nothing"), set()),
+        ):
+            await expect(harness, backend, query, ids)
+
+    @promise("L26")
+    async def test_nodes_and_holders_of_a_key_are_listed(self, harness: Harness) -> None:
+        backend, session = await harness.backend(), harness.session()
+        root = await put_one(backend, a_scope())
+        waiting = await put_one(backend, a_job(workflow=root.id, waiting=True))
+        done = await started(backend, session, workflow=root.id, unique="key")
+        holder = await put_one(backend, a_job(unique="key"))
+        await backend.put([a_job(), a_job(workflow="another", unique="other")])
+        await finish_one(backend, done)
+        nodes = {root.id, waiting.id, done.id}
+        for query, ids in (
+            (Query(workflow=root.id), nodes),
+            (Query(workflow=root.id, limit=1), nodes),
+            (Query(workflow=root.id, states=(JobState.WAITING,)), {root.id, waiting.id}),
+            (Query(unique="key"), {done.id, holder.id}),
+            (Query(unique="key", states=(JobState.PENDING,)), {holder.id}),
+            (Query(unique="key", workflow=root.id), {done.id}),
+            (Query(workflow="nothing"), set()),
+            (Query(unique="nothing"), set()),
         ):
             await expect(harness, backend, query, ids)
 
@@ -134,6 +157,29 @@ class Tallying(Suite):
             await harness.eventually(counted)
         workers = {c.group: c.count for c in await backend.count(["worker"])}
         assert workers[(session,)] == 1
+
+    @promise("L27")
+    async def test_nodes_are_counted_by_workflow(self, harness: Harness) -> None:
+        backend = await harness.backend()
+        one, two = await put_one(backend, a_scope()), await put_one(backend, a_scope())
+        nodes = [a_job(workflow=one.id, waiting=n > 0, unique="key") for n in range(3)]
+        await backend.put([*nodes, a_job(workflow=two.id, waiting=True), a_job()])
+
+        async def counted() -> bool:
+            by_workflow = {c.group: c.count for c in await backend.count(["workflow"])}
+            by_both = {c.group: c.count for c in await backend.count(["workflow", "state"])}
+            mine = {
+                c.group: c.count for c in await backend.count(["state"], Query(workflow=one.id))
+            }
+            (held,) = await backend.count([], Query(unique="key"))
+            return (
+                (by_workflow[(one.id,)], by_workflow[(two.id,)]) == (4, 2)
+                and by_both[(one.id, "waiting")] == 3
+                and mine == {("waiting",): 3, ("pending",): 1}
+                and held.count == 3
+            )
+
+        await harness.eventually(counted)
 
     @promise("L27")
     async def test_a_count_takes_conditions(self, harness: Harness) -> None:

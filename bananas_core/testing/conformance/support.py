@@ -22,8 +22,12 @@ from bananas_core.job import (
     Outcome,
     OutcomeKind,
     Ready,
+    ReadyKind,
     RenewMode,
     Session,
+    Signal,
+    SignalAnswer,
+    SignalKind,
     VerdictKind,
 )
 from bananas_core.message import Message, encode_message
@@ -67,6 +71,38 @@ def hint(put: JobPut, gen: int = 1) -> Hint:
 def outcome(claim: Claim, kind: OutcomeKind = OutcomeKind.COMPLETED, **options: Any) -> Outcome:
     """How a claim ended."""
     return Outcome(id=claim.id, fence=claim.fence, kind=kind, **options)
+
+
+def a_scope(**options: Any) -> JobPut:
+    """A whole workflow to put: a scope that is its own root, started unless it is ``waiting``."""
+    job_id = options.pop("id", None) or new_ids(1)[0]
+    return a_job(id=job_id, scope=True, workflow=options.pop("workflow", job_id), **options)
+
+
+async def forms(harness: Harness) -> tuple[ResultBackend, ResultBackend]:
+    """A ledger beside another transport, and one whose transport finds pending records itself."""
+    return await harness.backend(), await harness.backend(guard=False)
+
+
+def sends(ready: Sequence[Ready]) -> list[tuple[str, int]]:
+    """(id, gen) of what must be sent."""
+    return [(r.id, r.gen) for r in ready if r.kind is ReadyKind.SEND]
+
+
+def follow_ups(ready: Sequence[Ready]) -> list[tuple[str, int]]:
+    """(id, gen) of what must be followed up, which never has a message."""
+    found = [r for r in ready if r.kind is ReadyKind.FOLLOW]
+    assert all(r.message == b"" for r in found)
+    return [(r.id, r.gen) for r in found]
+
+
+async def signal_one(
+    backend: ResultBackend, job_id: str, kind: SignalKind, **options: Any
+) -> tuple[SignalAnswer, list[Ready]]:
+    """Send one signal."""
+    (answer,), ready = await backend.signal([Signal(id=job_id, kind=kind, **options)])
+    assert answer.id == job_id
+    return answer, ready
 
 
 async def put_one(backend: ResultBackend, put: JobPut) -> JobPut:
