@@ -66,10 +66,29 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
 
+class Scenario:
+    """What is submitted, what its bodies do, and what must hold in the end: here, single jobs."""
+
+    def add_tasks(self, app: Bananas, world: World) -> None:
+        """Register the bodies in the app of one process."""
+        add_tasks(app, world)
+
+    async def produce(self, world: World, process: Process) -> None:
+        """Submit everything, from a process of its own."""
+        await _produce(world, process)
+
+    async def check(self, world: World, pair: Pair) -> None:
+        """Wait until all has ended, and raise Violation if a promise was broken."""
+        await _check(world, pair)
+
+
 class World:
     """Everything that one seed makes."""
 
-    def __init__(self, seed: int, loop: VirtualLoop, make_pair: MakePair) -> None:
+    def __init__(
+        self, seed: int, loop: VirtualLoop, make_pair: MakePair, scenario: Scenario
+    ) -> None:
+        self.scenario = scenario
         self.seed = seed
         self.rng = random.Random(seed)
         self.loop = loop
@@ -100,7 +119,7 @@ class World:
         app = Bananas(
             "memory://simulation", clock=self.clock, make_pair=lambda _: self.pair(process)
         )
-        add_tasks(app, self)
+        self.scenario.add_tasks(app, self)
         await app.open()
         return app
 
@@ -167,7 +186,7 @@ def world_failures(world: World, id: str) -> int:
     return sum(run.id == id for run in world.runs)
 
 
-def simulate(seed: int, make_pair: MakePair) -> World:
+def simulate(seed: int, make_pair: MakePair, scenario: Scenario | None = None) -> World:
     """Run one seed to its end.
 
     Raises:
@@ -177,7 +196,9 @@ def simulate(seed: int, make_pair: MakePair) -> World:
     install(loop)
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(_simulate(World(seed, loop, make_pair)))
+        return loop.run_until_complete(
+            _simulate(World(seed, loop, make_pair, scenario or Scenario()))
+        )
     except Violation as error:
         raise Violation(f"seed {seed}: {error}") from error
     finally:
@@ -187,19 +208,19 @@ def simulate(seed: int, make_pair: MakePair) -> World:
 
 async def _simulate(world: World) -> World:
     pair = world.pair(Process("witness"))
-    await _insist(pair.open)  # first of all: a memory broker lives as long as somebody has it open
+    await insist(pair.open)  # first of all: a memory broker lives as long as somebody has it open
     workers = world.rng.randint(1, 3)
     keepers = [asyncio.ensure_future(_keep_worker(world, n)) for n in range(workers)]
     outages = asyncio.ensure_future(_outages(world))
     producer = Process("producer")
-    producing = producer.spawn(_produce(world, producer))
+    producing = producer.spawn(world.scenario.produce(world, producer))
     await asyncio.sleep(CHAOS)
     outages.cancel()
     world.faults.lost_request = world.faults.lost_reply = 0.0
     world.faults.down_until = 0.0
     await producing
     try:
-        await _check(world, pair)
+        await world.scenario.check(world, pair)
     finally:
         for keeper in keepers:
             keeper.cancel()
@@ -269,13 +290,13 @@ async def _outages(world: World) -> None:
 
 async def _produce(world: World, process: Process) -> None:
     """Submit all jobs; an unknown outcome is tried again with the same id."""
-    app = await _insist(lambda: world.app(process))
+    app = await insist(lambda: world.app(process))
     for plan in world.plans():
         payload: dict[str, Any] = {"number": plan.number}
         if plan.name == "flaky":
             payload["fails"] = plan.fails
         begun = world.clock.now()
-        job = await _insist(
+        job = await insist(
             lambda plan=plan, payload=payload: app.submit_job(  # type: ignore[misc]
                 plan.name,
                 payload,
@@ -287,11 +308,11 @@ async def _produce(world: World, process: Process) -> None:
         )
         world.accepted[plan.id] = (plan, begun)
         await asyncio.sleep(world.rng.uniform(0.0, 1.0))
-        if plan.cancel and await _insist(job.cancel):
+        if plan.cancel and await insist(job.cancel):
             world.cancelled.add(plan.id)
 
 
-async def _insist(call: Callable[[], Awaitable[Any]]) -> Any:
+async def insist(call: Callable[[], Awaitable[Any]]) -> Any:
     """Repeat a call whose outcome is unknown."""
     while True:
         try:
@@ -304,7 +325,7 @@ async def _check(world: World, pair: Pair) -> None:
     ids = list(world.accepted)
     deadline = asyncio.get_running_loop().time() + SETTLE_WITHIN
     while True:
-        found = await _insist(lambda: pair.backend.get(ids))
+        found = await insist(lambda: pair.backend.get(ids))
         jobs = {job.id: job for job in found if job is not None}
         live = [id for id in ids if id not in jobs or jobs[id].state not in FINAL]
         if not live:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from bananas_core.job import FINAL, Job, JobState, Signal, SignalKind
+from bananas_core.job import FINAL, Doc, Job, JobState, Signal, SignalKind
 from bananas_core.workflow.node import (
     PAGE,
     End,
     Grown,
     NodeInfo,
     Policy,
+    growth_key,
     page_key,
 )
 from bananas_core.workflow.pages import end_at
@@ -38,12 +39,19 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
         return counted(scope, self.info, self.end)
 
 
-async def arrivals(turn: Turn, nodes: Sequence[Node]) -> list[Arrival]:
+async def arrivals(
+    turn: Turn, nodes: Sequence[Node], docs: Mapping[str, Doc | None]
+) -> list[Arrival]:
     """Which nodes have ended as seen from their scopes. A job that added scopes to itself has when
-    these have; they are started here, once it completed."""
+    these have; they are started here, once it completed.
+
+    Args:
+        docs: with those of ``growth_key``.
+    """
     found: list[Arrival] = []
     jobs = [node for node in nodes if not node.job.scope]
-    grown = await turn.grown(jobs)
+    grows = [node for node in jobs if docs.get(growth_key(node.info.id)) is not None]
+    grown = await turn.grown_of(grows) if grows else {}
     for node in jobs:
         if node.job.id in grown:
             found += await _with_growth(turn, node, grown[node.job.id], start=True)

@@ -28,11 +28,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bananas_core.codec import Codecs
-from bananas_core.job import FINAL, Job, JobState, Ready, Signal
+from bananas_core.job import FINAL, Doc, Job, JobState, Ready, Signal
 from bananas_core.results import ResultBackend
 from bananas_core.workflow.completion import Touched, complete, end_signal
 from bananas_core.workflow.ending import Arrival, arrivals, cancel_insides
-from bananas_core.workflow.node import PAGE, End, node_id, page_key
+from bananas_core.workflow.node import PAGE, End, growth_key, node_id, page_key
 from bananas_core.workflow.pages import ROUNDS, end_at, give_up, marked, pages_in, write_round
 from bananas_core.workflow.release import Candidate, admit, open_scopes, release
 from bananas_core.workflow.rules import Ending, failed_by, fails_scope
@@ -62,7 +62,11 @@ async def advance(
     for _ in range(REPEATS):
         nodes = readable(jobs)
         await cancel_insides(turn, [node for node in nodes if node.job.scope])
-        await _arrive(turn, await arrivals(turn, nodes))
+        inner = [node for node in nodes if node.info.scope is not None]
+        # Pages are read before the records that prove the ends: a reset writes them afterwards,
+        # so a mark that it made untrue is refused.
+        docs = await turn.docs(_to_read(inner))
+        await _arrive(turn, await arrivals(turn, inner, docs), docs)
         if not turn.missed:
             break
         turn.missed = False
@@ -126,14 +130,11 @@ async def start_scope(
     return turn.ready
 
 
-async def _arrive(turn: Turn, ends: Sequence[Arrival]) -> None:
+async def _arrive(turn: Turn, ends: Sequence[Arrival], docs: Mapping[str, Doc | None]) -> None:
     """Mark ends in the pages of their scopes; release successors and end scopes by them."""
     if not ends:
         return
     by_id = {item.id: item for item in ends}
-    # Pages are read before the records that prove the ends: a reset writes them afterwards, so a
-    # mark that it made untrue is refused.
-    docs = await turn.docs(_page_of(item) for item in by_id.values())
     around = await turn.nodes(
         id for item in by_id.values() for id in (_scope_of(item), *_outs_of(item))
     )
@@ -235,6 +236,12 @@ async def _complete(
             found.pages[item.info.i // PAGE] = pages[_page_of(item)]
     if touched:
         await complete(turn, list(touched.values()))
+
+
+def _to_read(nodes: Sequence[Node]) -> list[str]:
+    """The pages that nodes or those whom they stand for are in, and whether anything grew."""
+    keys = [page_key(n.info.id, n.info.scope, n.info.i // PAGE) for n in nodes if n.info.scope]
+    return keys + [growth_key(node.info.id) for node in nodes if not node.job.scope]
 
 
 def _marked(

@@ -42,8 +42,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 async def resume(
     backend: ResultBackend, workflow: str, *, codecs: Codecs | None = None
 ) -> list[Ready]:
-    """Run again what did not succeed. In a scope that completed nothing did; what succeeded in the
-    others stays. Safe to repeat: after an error or a crash that completes it.
+    """Run again what did not succeed, outside of scopes that completed (what failed in these was
+    tolerated). What succeeded stays. Safe to repeat: after an error or a crash that completes it.
 
     Returns:
         What must be done now, as ``engine.advance`` does.
@@ -92,6 +92,8 @@ async def _resume(
     old = (await turn.values([key])).get(key)
     intent = Intent() if old is None else msgspec.json.decode(old, type=Intent)
     if root.job.state in FINAL:
+        if root.job.state is JobState.COMPLETED and not (again or intent.again):
+            return []
         if old is None:
             await _nothing_runs(backend, workflow)
         intent = Intent(again=tuple(dict.fromkeys((*intent.again, *again))))

@@ -124,10 +124,16 @@ class _Reader:
             yield raw
 
     async def _members(self, group: Node) -> AsyncIterator[bytes]:
-        size = (await self._turn.sizes([group]))[group.job.id] or 0
-        for start in range(0, size, STEP):
-            ids = [node_id(group.job.id, i) for i in range(start, min(size, start + STEP))]
+        size = (await self._turn.sizes([group]))[group.job.id]
+        start = 0
+        while size is None or start < size:
+            stop = start + STEP if size is None else min(size, start + STEP)
+            ids = [node_id(group.job.id, i) for i in range(start, stop)]
+            start = stop
             found = await self._turn.nodes(ids)
+            if size is None:  # it reached its quorum before all were there
+                ids = [id for id in ids if id in found]
+                size = None if len(ids) == STEP else start
             for id in ids:
                 if id in found:
                     yield await self.of(found[id], group.info.policy)

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from mutants import MUTANTS, Plant
 from test_memory import harness_for
+from workflow_mutants import WORKFLOW_MUTANTS
 
 from bananas_core.errors import BananasError
 from bananas_core.testing.conformance import Limits
 
 FAILURES = (AssertionError, ValueError, TimeoutError, BananasError, pytest.fail.Exception)
 """How a test fails; being skipped is not among them."""
+
+ALL = [*MUTANTS, *WORKFLOW_MUTANTS]
 
 SHORT = Limits(deadline=0.5, wake=0.3)
 
@@ -27,9 +30,7 @@ async def run(test: Callable[..., Any]) -> None:
         await harness.aclose()
 
 
-@pytest.mark.parametrize(
-    ("plant", "test"), MUTANTS, ids=[f"{p.__name__}-{t.__name__}" for p, t in MUTANTS]
-)
+@pytest.mark.parametrize(("plant", "test"), ALL, ids=[f"{p.__name__}-{t.__name__}" for p, t in ALL])
 async def test_a_fault_is_caught(
     plant: Plant, test: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

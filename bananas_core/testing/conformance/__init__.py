@@ -39,6 +39,9 @@ from bananas_core.testing.conformance.stress import LedgerStress, TransportStres
 from bananas_core.testing.conformance.unique import Conflicting, Holding
 from bananas_core.testing.conformance.version import VERSION
 from bananas_core.testing.conformance.waiting import Waiting
+from bananas_core.testing.conformance.workflow_crashes import Crashing, Growing
+from bananas_core.testing.conformance.workflow_reruns import Expanding, Resuming
+from bananas_core.testing.conformance.workflows import Failing, Joining
 
 
 class TransportConformance(
@@ -84,6 +87,12 @@ class ResultBackendConformance(
     Limiting,
     Holding,
     Conflicting,
+    Joining,
+    Failing,
+    Expanding,
+    Resuming,
+    Crashing,
+    Growing,
     LedgerStress,
 ):
     """All tests of the ResultBackend contract."""

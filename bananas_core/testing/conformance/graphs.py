@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,7 +21,6 @@ from bananas_core.job import (
     JobState,
     Outcome,
     OutcomeKind,
-    Query,
     Ready,
     ReadyKind,
     Signal,
@@ -46,7 +45,6 @@ from bananas_core.workflow.node import (
 )
 
 CHUNK: Final = 500
-LIVE: Final = (JobState.WAITING, JobState.SCHEDULED, JobState.PENDING, JobState.PROCESSING)
 
 
 class Leaf(msgspec.Struct, frozen=True, kw_only=True):
@@ -290,10 +288,18 @@ class Play:
         _, settled = await follow_up(self.follower, ready)
         await self.backend.put([], settled=settled)
 
+    async def records(self) -> list[Job]:
+        """All that exist, in the order of their names."""
+        ids = [id for _, id in sorted(self.graph.ids.items())]
+        found: list[Job] = []
+        for start in range(0, len(ids), CHUNK):
+            jobs = await self.backend.get(ids[start : start + CHUNK])
+            found += [job for job in jobs if job is not None]
+        return found
+
     async def pending(self) -> list[Job]:
-        """What may run now, some of it."""
-        wish = Query(workflow=self.graph.id, states=(JobState.PENDING,), limit=CHUNK)
-        return list((await self.backend.query(wish)).jobs)
+        """What may run now."""
+        return [job for job in await self.records() if job.state is JobState.PENDING]
 
     async def step(self, body: Body = SUCCEED, most: int = CHUNK) -> int:
         """Run some of the pending jobs, in one batch; how many."""
@@ -337,30 +343,22 @@ class Play:
 
     async def states(self) -> dict[str, JobState]:
         """How all nodes are, by name, the whole left out."""
-        found = {}
-        names = list(self.graph.ids)
-        for start in range(0, len(names), CHUNK):
-            some = names[start : start + CHUNK]
-            for name, job in zip(
-                some, await self.backend.get([self.graph.ids[n] for n in some]), strict=True
-            ):
-                if job is not None and name:
-                    found[name] = job.state
+        found = {self.graph.name_of(job.id): job.state for job in await self.records()}
+        del found[""]
         return found
 
     async def open(self) -> list[str]:
         """Names of the nodes that have not ended."""
-        wish = Query(workflow=self.graph.id, states=LIVE, limit=CHUNK)
-        return [self.graph.name_of(job.id) for job in (await self.backend.query(wish)).jobs]
+        live = [job for job in await self.records() if job.state not in FINAL]
+        return [self.graph.name_of(job.id) for job in live]
 
     async def unsettled(self) -> list[str]:
         """Names of the nodes whose end has not been followed up."""
-        found = []
-        for name, id in self.graph.ids.items():
-            (job,) = await self.backend.get([id])
-            if job is not None and job.state in FINAL and job.guard_at is not None:
-                found.append(name)
-        return found
+        return [
+            self.graph.name_of(job.id)
+            for job in await self.records()
+            if job.state in FINAL and job.guard_at is not None
+        ]
 
     async def cancel(self, name: str = "", reason: str | None = None) -> None:
         """Cancel a node, or the whole."""
@@ -379,8 +377,3 @@ class Play:
             return Outcome(id=id, fence=fence, kind=OutcomeKind.FAILED, error=error, ran=0.0)
         result = b'{"value":' + value + b"}"
         return Outcome(id=id, fence=fence, kind=OutcomeKind.COMPLETED, result=result, ran=0.0)
-
-
-def under(names: dict[str, Any], prefix: str) -> Iterator[str]:
-    """Names below a node."""
-    return (name for name in names if name.startswith(f"{prefix}/"))

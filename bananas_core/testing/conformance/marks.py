@@ -17,6 +17,7 @@ CONTRACTS: Final = {
     "L": ("results", "ResultBackend"),
     "U": ("unique", "Unique keys"),
     "Q": ("limits.limiter", "Limits"),
+    "W": ("workflow.engine", "Workflows"),
 }
 """Where promises are made: the letter of their ids, the module of ``bananas_core`` whose docstrings
 say them, and what that is about."""
