@@ -89,6 +89,11 @@ class Connections:
         """The one that ``open`` made, while it is open."""
         return self._own
 
+    @property
+    def background(self) -> bool:
+        """Whether the background loop runs."""
+        return self._portal.running
+
     async def open(self) -> None:
         """Connect on the running event loop. Safe to repeat.
 
