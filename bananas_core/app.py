@@ -409,6 +409,7 @@ class Bananas:
             deadline=deadline,
             tasks=self.tasks or None,
             use=self.use_options,
+            host=self,
         )
         handle = Workflow(compiled.workflow, self, annotation_of(piece))
         now = self.clock.now()

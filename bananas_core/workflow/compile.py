@@ -65,13 +65,17 @@ class Compiled:
     needed to add the members of its streams."""
 
     def __init__(
-        self, workflow: str, tasks: Container[str] | None, use: Callable[[JobOptions], None] | None
+        self,
+        workflow: str,
+        tasks: Container[str] | None,
+        use: Callable[[JobOptions], None] | None,
+        host: Any,
     ) -> None:
         self.workflow = workflow
         self.records: list[Record] = []
         self._tasks = tasks
         self._use = use
-        self._host: Any = None
+        self._host: Any = host
         self._nodes: dict[int, Place] = {}
         self._pieces: dict[int, list[Place]] = {}
 
@@ -293,6 +297,7 @@ def compile_workflow(
     deadline: timedelta | float | None = None,
     tasks: Container[str] | None = None,
     use: Callable[[JobOptions], None] | None = None,
+    host: Any = None,
 ) -> Compiled:
     """All that is known of a workflow without reading its streams.
 
@@ -301,12 +306,13 @@ def compile_workflow(
         deadline: over the one of ``piece``, and ``DEADLINE``.
         tasks: names of known tasks; None: nobody knows.
         use: told of each job's options.
+        host: the app that all jobs must come from; None: that of the first.
 
     Raises:
         InvalidWorkflow: it can't run; the text names the node.
     """
     whole = piece if isinstance(piece, Composite) else Chain((piece,))
-    compiled = Compiled(workflow, tasks, use)
+    compiled = Compiled(workflow, tasks, use, host)
     root = Place(whole, id=workflow, name="", scope=None, i=0, started=True)
     wanted = deadline if deadline is not None else whole.deadline
     compiled._fill(root, deadline_of(wanted, "") or DEADLINE, None)
@@ -322,11 +328,12 @@ def compile_grown(
     *,
     tasks: Container[str] | None = None,
     use: Callable[[JobOptions], None] | None = None,
+    host: Any = None,
 ) -> Compiled:
     """What the running job ``node``, whose info is ``into``, adds to itself as scope ``id``.
     Raises InvalidWorkflow."""
     whole = piece if isinstance(piece, Composite) else Chain((piece,))
-    compiled = Compiled(into.id, tasks, use)
+    compiled = Compiled(into.id, tasks, use, host)
     assert into.scope is not None
     scope = Place(Chain((whole,)), id=into.scope, name="", scope=None, i=0, started=False)
     root = Place(whole, id=id, name=name, scope=scope, i=into.i, started=False)

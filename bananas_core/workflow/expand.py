@@ -78,6 +78,7 @@ class Expansion:
             f"{self._info.node}+{number or ''}",
             tasks=self._app.tasks,
             use=self._app.use_options,
+            host=self._app,
         )
         self._added += 1
         return compiled

@@ -549,7 +549,7 @@ def first_job(piece: Piece) -> Any:
         item = stack.pop()
         if not isinstance(item, Composite):
             return item
-        stack.extend(item.parts())
+        stack.extend(reversed(tuple(item.parts())))
     return None
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from bananas_core.job import Job
 from bananas_core.results import ResultBackend
-from bananas_core.workflow.node import Grown, NodeInfo, grown_key, info_of, node_id, seal_key
+from bananas_core.workflow.node import Grown, Kind, NodeInfo, grown_key, info_of, node_id, seal_key
 
 BATCH: Final = 500
 
@@ -39,8 +39,10 @@ async def walk(backend: ResultBackend, root: Job, most: int | None = None) -> As
 async def children(
     backend: ResultBackend, scope: Job, info: NodeInfo, most: int | None = None
 ) -> AsyncIterator[tuple[Job, NodeInfo]]:
-    """The records directly in a scope, in order."""
+    """The records directly in a scope, in order. ``most``: of a group."""
     size = await size_of(backend, scope, info)
+    if info.kind is not Kind.GROUP:
+        most = None
     last = size if most is None or size is None else min(size, most)
     i = 0
     while last is None or i < last:
@@ -89,7 +91,7 @@ async def _walk(
         added = grown[job.id].scopes if job.id in grown else {}
         ids = [id for id, fence in added.items() if fence == job.fence]
         below = [scope for scope in await backend.get(ids) if scope is not None] if ids else []
-    elif most is not None:
+    elif most is not None and info.kind is Kind.GROUP:
         left_out = max(0, (await size_of(backend, job, info) or 0) - most)
     yield Found(job=job, info=info, depth=depth, left_out=left_out)
     for scope in below:
