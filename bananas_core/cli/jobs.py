@@ -255,8 +255,13 @@ async def _cancel(target: Target, job_id: str, reason: str | None, out: Output) 
 async def _retry(target: Target, ids: Sequence[str], out: Output) -> ExitCode:
     async with get_app(target) as app:
         code = ExitCode.OK
+        nodes = await _nodes(app, ids)
+        for id, flow in nodes.items():
+            complain(f"job {id} is a node: bananas workflow {flow} --resume, or --rerun {id}")
+            code = ExitCode.JOB_FAILED
         for start in range(0, len(ids), PAGE):
-            wishes = [Signal(id=id, kind=SignalKind.RETRY) for id in ids[start : start + PAGE]]
+            part = [id for id in ids[start : start + PAGE] if id not in nodes]
+            wishes = [Signal(id=id, kind=SignalKind.RETRY) for id in part]
             answers, ready = await app.backend.signal(wishes)
             await app.send_ready(ready)
             records = await app.backend.get([answer.id for answer in answers])
@@ -273,3 +278,13 @@ async def _retry(target: Target, ids: Sequence[str], out: Output) -> ExitCode:
                     complain(f"job {answer.id} can't run again: it is {answer.state}")
                     code = max(code, ExitCode.JOB_FAILED)
         return code
+
+
+async def _nodes(app: Bananas, ids: Sequence[str]) -> dict[str, str]:
+    """Those that are nodes of workflows, which run again together with what follows from them."""
+    found: dict[str, str] = {}
+    for start in range(0, len(ids), PAGE):
+        for stored in await app.backend.get(ids[start : start + PAGE]):
+            if stored is not None and stored.workflow is not None:
+                found[stored.id] = stored.workflow
+    return found

@@ -16,6 +16,7 @@ from bananas_core.errors import (
     BananasError,
     ConfigurationError,
     InvalidPayload,
+    InvalidWorkflow,
     JobCancelled,
     JobFailed,
     JobNotFound,
@@ -47,7 +48,7 @@ def exit_code(error: BananasError) -> ExitCode:
         return ExitCode.TIMEOUT
     if isinstance(error, JobNotFound | UnknownTask):
         return ExitCode.NOT_FOUND
-    if isinstance(error, ConfigurationError | InvalidPayload):
+    if isinstance(error, ConfigurationError | InvalidPayload | InvalidWorkflow):
         return ExitCode.USAGE
     if isinstance(error, TransportError | ResultBackendError):
         return ExitCode.UNAVAILABLE

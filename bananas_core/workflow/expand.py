@@ -50,40 +50,40 @@ class Expansion:
     def __init__(self, app: Grower, claim: Claim, place: Mapping[str, Any]) -> None:
         self._app = app
         self._claim = claim
-        self._info: NodeInfo = to_info(dict(place))
+        self._place = place
         self._added = 0
 
     async def add(self, piece: Any) -> None:
         """See ``JobContext.expand``."""
-        compiled = self._compiled(piece)
-        await self._put(self._app.connections.here(), compiled)
+        info, compiled = self._compiled(piece)
+        await self._put(self._app.connections.here(), info, compiled)
 
     def add_blocking(self, piece: Any) -> None:
         """See ``JobContext.expand``."""
-        compiled = self._compiled(piece)
-        self._app.connections.elsewhere(lambda door: self._put(door, compiled))
+        info, compiled = self._compiled(piece)
+        self._app.connections.elsewhere(lambda door: self._put(door, info, compiled))
 
-    def _compiled(self, piece: Any) -> Compiled:
+    def _compiled(self, piece: Any) -> tuple[NodeInfo, Compiled]:
         if not isinstance(piece, Piece):
             raise InvalidWorkflow(
                 f"what is added to a workflow is a job (task.job(…)), chain, group, chord or dag, "
                 f"not {piece!r:.80}"
             )
-        number = self._added
+        number, info = self._added, to_info(dict(self._place))
         compiled = compile_grown(
             piece,
-            self._info,
+            info,
             self._claim.id,
             grown_id(self._claim.id, self._claim.fence, number),
-            f"{self._info.node}+{number or ''}",
+            f"{info.node}+{number or ''}",
             tasks=self._app.tasks,
             use=self._app.use_options,
             host=self._app,
         )
         self._added += 1
-        return compiled
+        return info, compiled
 
-    async def _put(self, door: Door, compiled: Compiled) -> None:
+    async def _put(self, door: Door, info: NodeInfo, compiled: Compiled) -> None:
         claim, scope = self._claim, compiled.records[0].id
-        await note_growth(door.backend, self._info.id, claim.id, claim.fence, [scope])
+        await note_growth(door.backend, info.id, claim.id, claim.fence, [scope])
         await submit_compiled(door, compiled, now=self._app.clock.now(), hold=True)
