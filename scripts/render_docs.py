@@ -104,15 +104,19 @@ def measured() -> str:
     )
     for scenario in data["scenarios"]:
         figures = dict(scenario["figures"])
-        verdict = figures.pop("verdict", {})
+        verdict = figures.pop("verdict", None)
         figures.pop("accepted", None)
-        states = ", ".join(f"{n} {state}" for state, n in sorted(verdict["states"].items()))
         other = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in figures.items())
-        text += (
-            f"| {cell(scenario['promise'])} | {verdict['accepted']} | {len(verdict['lost'])} "
-            f"| {verdict['extra_runs']} | {states} | {cell(other)} |\n"
-        )
+        text += f"| {cell(scenario['promise'])} | {counted(verdict)} | {cell(other)} |\n"
     return text
+
+
+def counted(verdict: dict[str, Any] | None) -> str:
+    """What became of the accepted jobs; nothing, where a scenario counts something else."""
+    if verdict is None:
+        return " | | |"
+    states = ", ".join(f"{n} {state}" for state, n in sorted(verdict["states"].items()))
+    return f"{verdict['accepted']} | {len(verdict['lost'])} | {verdict['extra_runs']} | {states}"
 
 
 def promises(path: Path, contract: str) -> Iterator[tuple[str, str, str]]:
