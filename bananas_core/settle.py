@@ -65,6 +65,7 @@ class Settler:
         self._outcomes: list[Outcome] = []
         self._flights: set[asyncio.Task[None]] = set()
         self._scheduled = False
+        self._abandoned = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -86,7 +87,8 @@ class Settler:
         await self._idle.wait()
 
     async def abandon(self) -> None:
-        """Drop what is in flight: its claims lapse and the jobs run again."""
+        """Drop what is in flight or yet to come: its claims lapse and the jobs run again."""
+        self._abandoned = True
         flights = list(self._flights)
         for flight in flights:
             flight.cancel()
@@ -94,6 +96,8 @@ class Settler:
 
     def _launch(self) -> None:
         self._scheduled = False
+        if self._abandoned:
+            self._outcomes.clear()
         while self._outcomes and len(self._flights) < IN_FLIGHT:
             batch, self._outcomes = self._outcomes[:MOST], self._outcomes[MOST:]
             flight = asyncio.get_running_loop().create_task(self._finish(batch))

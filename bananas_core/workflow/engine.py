@@ -1,7 +1,7 @@
 """The engine of workflows: what follows from the end of a node.
 
 W1. Of the successors of a node, and of a workflow as a whole, each comes to its turn exactly once,
-    whoever runs the engine, how often, and wherever it crashes.
+    whoever runs the engine, how often, and wherever it crashes; that is made good within 30 s.
 W2. A node runs when all its predecessors have ended as its trigger and conditions want; else it is
     skipped, which is an end like others and no failure.
 W3. A scope ends when its last member has: completed, or failed as its policy has it. An empty one

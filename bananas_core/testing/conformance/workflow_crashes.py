@@ -37,6 +37,9 @@ from bananas_core.workflow.values import members
 LARGEST_DOCUMENT: Final = 1024
 """Bytes that a document beside a workflow may have, whatever its size."""
 MOST_CALLS: Final = 1000
+REPAIRED: Final = 30
+"""Seconds within which a crash is made good (W1)."""
+STEP: Final = 6
 
 
 class Dying:
@@ -122,12 +125,14 @@ CASES: Final[dict[str, Callable[[], Case]]] = {
 
 
 async def ending(harness: Harness, play: Play, case: Case) -> None:
-    """Run and repair until nothing happens any more."""
-    for _ in range(30):
+    """Run and repair until nothing happens any more, which takes ``REPAIRED`` at most."""
+    for waited in itertools.count(0, STEP):
         await play.through(case.body, most=2)
         if not await play.open() and not await play.unsettled():
             return
-        ready = await pass_time(harness, play.backend, 6.0)
+        if waited >= REPAIRED:
+            break
+        ready = await pass_time(harness, play.backend, STEP)
         await play.follow([item for item in ready if item.kind is ReadyKind.FOLLOW])
     raise AssertionError(f"left open: {await play.open()}; unsettled: {await play.unsettled()}")
 
