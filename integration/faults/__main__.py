@@ -14,11 +14,13 @@ import time
 import traceback
 from pathlib import Path
 
-from integration.faults import limits, scenarios
+from integration.faults import limits, scenarios, unique
 from integration.faults.stage import LEVELS, Scenario, Stage
 
 SCENARIOS: dict[str, Scenario] = {
-    scenario.__name__: scenario for module in (scenarios, limits) for scenario in module.SCENARIOS
+    scenario.__name__: scenario
+    for module in (scenarios, unique, limits)
+    for scenario in module.SCENARIOS
 }
 
 

@@ -54,7 +54,7 @@ LEVELS: Final = {
         members=100,
         racers=2,
         keys=200,
-        race_submits=4_000,
+        race_submits=20_000,
         held_back=20_000,
     ),
     "full": Level(
@@ -165,7 +165,7 @@ class Stage:
 async def live(backend: ResultBackend) -> int:
     """How many jobs are not final."""
     counts = {count.group[0]: count.count for count in await backend.count(["state"])}
-    return sum(counts.get(state, 0) for state in ("pending", "processing", "scheduled"))
+    return sum(counts.get(state, 0) for state in ("waiting", "scheduled", "pending", "processing"))
 
 
 async def one(backend: ResultBackend, id: str) -> Job:
