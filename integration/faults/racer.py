@@ -50,7 +50,7 @@ class Racer:
         self.report = Report()
         self._client = client
         self._keys = keys
-        self._share = submits // THREADS
+        self._share = -(-submits // THREADS)
         self._seconds = seconds
         self._holds = holds
         self._seed = seed

@@ -36,6 +36,8 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     race_submits: int
     held_back: int
     """Jobs that a limit holds back while others run."""
+    pause_seconds: float
+    """Without workers, while jobs with a limit wait."""
 
 
 IN_FLIGHT: Final = 2 * 16
@@ -56,6 +58,7 @@ LEVELS: Final = {
         keys=200,
         race_submits=20_000,
         held_back=20_000,
+        pause_seconds=20,
     ),
     "full": Level(
         kill_jobs=20_000,
@@ -70,6 +73,7 @@ LEVELS: Final = {
         keys=2_000,
         race_submits=200_000,
         held_back=100_000,
+        pause_seconds=60,
     ),
 }
 
