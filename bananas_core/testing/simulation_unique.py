@@ -237,9 +237,8 @@ class UniqueJobs(Scenario):
 
 
 async def _one_live(backend: ResultBackend, key: str) -> list[str]:
-    """What is wrong. Two listings that overlap in time may show one job before its end and the next
-    after its
-    start; two that are still live when looked at again were live together."""
+    """What is wrong. A listing may show one job before its end and the next after its start; two
+    that are still live when looked at again were live together."""
     page = await insist(lambda: backend.query(Query(unique=key, states=LIVE)))
     if len(page.jobs) < 2:
         return []
