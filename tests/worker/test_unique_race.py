@@ -1,5 +1,5 @@
-"""Racing submits of unique jobs in one process, on both memory forms. ``BANANAS_RACE`` sets how many
-submits; processes that race are in ``integration/faults/unique.py``."""
+"""Racing submits of unique jobs in one process, on both memory forms. ``BANANAS_RACE`` sets how
+many submits; processes that race are in ``integration/faults/unique.py``."""
 
 from __future__ import annotations
 
