@@ -23,7 +23,7 @@ from integration.faults.inject import Deadline, kill_children
 from integration.faults.racer import TASK, THREADS, Report, Told
 from integration.faults.stage import Scenario, Stage
 
-HELD_FOR: Final = 4.0
+HELD_FOR: Final = 3.0
 """Seconds that the job of ``unique_kept`` takes."""
 FREE_WITHIN: Final = 5.0
 KILL_EVERY: Final = 3.0
