@@ -13,6 +13,7 @@ from bananas_core.errors import BananasError, ResultBackendError
 from bananas_core.job import Retention
 from bananas_core.pair import Pair
 from bananas_core.settle import Sender
+from bananas_core.unique import tidy
 
 log = logging.getLogger("bananas.due")
 
@@ -45,6 +46,7 @@ class DueLoop:
         self._clock = clock
         self._rng = rng
         self._retention = retention
+        self._tidied = ""
         start = clock.monotonic()
         self._next_lost = start + LOST_EVERY
         self._next_prune = start + PRUNE_EVERY * rng.random()
@@ -81,6 +83,7 @@ class DueLoop:
             self._next_prune = now + PRUNE_EVERY
             while await self._pair.backend.prune(self._retention, PRUNE_LIMIT) >= PRUNE_LIMIT:
                 await asyncio.sleep(0)
+            self._tidied = await tidy(self._pair.backend, self._tidied)
 
     async def _just_ran(self) -> bool:
         last = await self._pair.backend.last_due()

@@ -16,7 +16,7 @@ A job with a key is put ``waiting`` and released once it is certain that it hold
 4. It is released. Or, if another job has the key, it ends as cancelled.
 
 A crash between any two steps leaves a waiting record whose guard makes ``due`` ask for its
-follow-up, or a document without a record, which is free after ``HOLD``.
+follow-up, or a document without a record, which is free after ``HOLD`` and deleted by ``tidy``.
 
 U1. However many submit at once, at most one live job holds a key.
 U2. A key stays with its job over all attempts and deaths, and is free the moment that job has
@@ -55,6 +55,8 @@ from bananas_core.unique_rule import UniqueRule, Until, rule_of
 HOLD: Final = 5.0
 """Seconds for which a key is respected although its owner has no record yet."""
 PREFIX: Final = "unique/"
+TIDY: Final = 500
+"""Documents that ``tidy`` looks at in one call."""
 BY: Final = "unique"
 """Who cancels a job that lost its key."""
 
@@ -173,6 +175,30 @@ async def look(
         owner = None if value is None else jobs.get(value.owner)
         seen[key] = Seen(key=key, now=now, doc=doc, value=value, owner=owner)
     return seen, jobs
+
+
+async def tidy(backend: ResultBackend, after: str = "") -> str:
+    """Delete documents of keys whose owners never came to have a record, one page at a time: their
+    submitters died, and perhaps nobody asks for these keys again. Safe to repeat, by anybody.
+
+    Args:
+        after: what the call before returned.
+
+    Returns:
+        Where the next page begins; empty at the end.
+    """
+    docs = await backend.docs(PREFIX, after=after, limit=TIDY)
+    if not docs:
+        return ""
+    now = await backend.now()
+    values = [msgspec.json.decode(doc.value, type=KeyDoc) for doc in docs]
+    old = [i for i, value in enumerate(values) if not held(value, None, now)]
+    # Read after the documents: whoever puts a record now is late, and looks again (step 3).
+    jobs = await records(backend, [values[i].owner for i in old])
+    gone = [docs[i] for i in old if values[i].owner not in jobs]
+    if gone:
+        await backend.cas([Write(key=doc.key, value=None, version=doc.version) for doc in gone])
+    return docs[-1].key if len(docs) == TIDY else ""
 
 
 async def records(backend: ResultBackend, ids: Iterable[str]) -> dict[str, Job]:

@@ -101,7 +101,9 @@ def key_token(key: str) -> str:
     """A key as part of a document's name: itself if it is plain, else a digest."""
     if _PLAIN.fullmatch(key):
         return key
-    return "~" + hashlib.sha256(key.encode()).hexdigest()[:32] if key else ""
+    if not key:
+        return ""
+    return "~" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def held_by(turn: Turn) -> str:

@@ -57,6 +57,8 @@ class Faulty:
 
     async def _pass(self, way: str, name: str, chance: float) -> None:
         """Let a request or a reply through the network, or not."""
+        if self._process.hazard and self._rng.random() < self._process.hazard:
+            self._mishap()
         if not self._process.alive:
             await asyncio.Event().wait()
         if self._faults.max_delay:
@@ -69,6 +71,14 @@ class Faulty:
         now = asyncio.get_running_loop().time()
         if now < self._faults.down_until or self._rng.random() < chance:
             raise self._error(f"simulated: the {way} of {name} was lost")
+
+    def _mishap(self) -> None:
+        """The process dies between two steps, or a stall comes between them."""
+        if self._rng.random() < 0.5:
+            self._process.crash()
+        else:
+            stall = self._rng.uniform(2.0, 12.0)
+            self._process.cut_until = asyncio.get_running_loop().time() + stall
 
 
 def faulty_transport(driver: Any, faults: Faults, rng: random.Random, process: Process) -> Any:

@@ -68,6 +68,8 @@ class Process:
         self.alive = True
         self.cut_until = 0.0
         """On the loop's time: until then its requests and replies are on their way."""
+        self.hazard = 0.0
+        """Chance that it dies or stands still for a while, at each end of each call it makes."""
         self._tasks: dict[asyncio.Task[Any], None] = {}  # in order, so that a seed replays
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

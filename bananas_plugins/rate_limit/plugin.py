@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import msgspec
 
 from bananas_core.blobs import load_payload
-from bananas_core.clock import SystemClock
-from bananas_core.errors import ConfigurationError, InvalidPayload
+from bananas_core.clock import Clock, SystemClock
+from bananas_core.errors import ConfigurationError, ResultBackendError
 from bananas_core.hooks import Decision, hookimpl
 from bananas_core.job import Claim, ErrorInfo, Outcome, OutcomeKind, Signal, SignalKind
 from bananas_core.keys import view_of
@@ -61,9 +61,9 @@ class RateLimit(Plugin):
     on_error: ClassVar[Literal["fail", "log"]] = "fail"
     time_limit: ClassVar[float] = 10.0
 
-    def __init__(self, rng: random.Random | None = None) -> None:
+    def __init__(self, rng: random.Random | None = None, clock: Clock | None = None) -> None:
         self._rng = rng or random.Random()
-        self._clock = SystemClock()
+        self._clock = clock or SystemClock()
         self._plans: dict[str, tuple[Plan, ...]] = {}
         self._shared: dict[str, Plan] = {}
         self._limiter: tuple[ResultBackend, Limiter] | None = None
@@ -93,7 +93,9 @@ class RateLimit(Plugin):
         for i, claim in enumerate(claims):
             try:
                 wants[i] = await self._wants(app, claim)
-            except InvalidPayload as error:
+            except ResultBackendError:
+                raise
+            except Exception as error:  # it is this job's alone: the others of the batch go on
                 found[i] = Decision(outcome=_failed(claim, error))
         turns = {i: turn for i in wants if (turn := self._turn(claims[i], wants[i])) is not None}
         if turns:
@@ -142,7 +144,8 @@ class RateLimit(Plugin):
         return self._limiter[1]
 
     async def _wants(self, app: Bananas, claim: Claim) -> tuple[Want, ...]:
-        """Raises InvalidPayload."""
+        """Raises ResultBackendError in an outage, anything else for a job that can't be asked
+        for."""
         plans = self._plans.get(claim.name, ())
         view = None
         if any(plan.needs_job for plan in plans):

@@ -14,12 +14,12 @@ import time
 import traceback
 from pathlib import Path
 
-from integration.faults import limits, scenarios, workflows
+from integration.faults import limits, scenarios, unique, workflows
 from integration.faults.stage import LEVELS, Scenario, Stage
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.__name__: scenario
-    for module in (scenarios, workflows, limits)
+    for module in (scenarios, workflows, unique, limits)
     for scenario in module.SCENARIOS
 }
 

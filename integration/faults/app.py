@@ -85,6 +85,13 @@ async def body(values: list[int], chord: int) -> dict[str, int]:
     return {"chord": chord, "count": len(values), "sum": sum(values), "ordered": int(ordered)}
 
 
+async def keyed(key: int, seconds: float) -> int:
+    _note("start")
+    await asyncio.sleep(seconds)
+    _note("end")
+    return key
+
+
 async def limited(number: int) -> None:
     _note("start")
 
@@ -100,6 +107,7 @@ def make_app(broker_url: str | None = None) -> Bananas:
         made.task(name=task.__name__)(task)
     made.task(name="sleepy", max_attempts=5)(sleepy)
     made.task(name="die", max_attempts=10)(die)
+    made.task(name="keyed", max_attempts=10)(keyed)
     made.task(name="limited", limits=Limit(f"{LIMIT}/s"))(limited)
     made.task(name="held", limits=Limit("1/h"))(held)
     return made

@@ -19,7 +19,6 @@ from integration.faults.stage import Scenario, Stage
 from integration.faults.workers import WorkerGroup
 
 RUN_FOR: Final = 40.0
-PAUSE: Final = 20.0
 AFTER: Final = 10.0
 WARM: Final = 2.0
 """Seconds after the first start that are not judged: the workers come up one by one."""
@@ -50,13 +49,13 @@ async def limits(stage: Stage) -> None:
         for group in groups:
             group.wait(40)
         away = time.time()
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(stage.level.pause_seconds)
         _workers(stage, "second")
         await stage.drained(app.backend, 120)
         starts = sorted(run.at for run in stage.oracle.runs() if run.what == "start")
         judged = [s for s in _seconds(starts[0] + WARM, stopped) if not _near(s, kills)]
         used = [_between(starts, s, s + 1) / LIMIT for s in judged]
-        again = [s for s in starts if s > away + PAUSE / 2]
+        again = [s for s in starts if s > away + stage.level.pause_seconds / 2]
         claims = await _claims(app, "limited")
         stage.figures.update(
             jobs=count,
@@ -75,6 +74,7 @@ async def limits(stage: Stage) -> None:
         stage.check(verdict.states == {"completed": count}, "some did not complete")
         stage.check(most_in_a_second(starts) <= LIMIT + 1, "a second had more than limit + burst")
         stage.check(statistics.fmean(used) >= 0.95, "less than 95 % of the limit was used")
+        stage.check(bool(again), "nothing was left for after the pause")
 
 
 async def limits_overtaken(stage: Stage) -> None:

@@ -36,6 +36,8 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     race_submits: int
     held_back: int
     """Jobs that a limit holds back while others run."""
+    pause_seconds: float
+    """Without workers, while jobs with a limit wait."""
 
 
 IN_FLIGHT: Final = 2 * 16
@@ -54,8 +56,9 @@ LEVELS: Final = {
         members=500,
         racers=2,
         keys=200,
-        race_submits=4_000,
+        race_submits=20_000,
         held_back=20_000,
+        pause_seconds=20,
     ),
     "full": Level(
         kill_jobs=20_000,
@@ -70,6 +73,7 @@ LEVELS: Final = {
         keys=2_000,
         race_submits=200_000,
         held_back=100_000,
+        pause_seconds=60,
     ),
 }
 
@@ -165,7 +169,7 @@ class Stage:
 async def live(backend: ResultBackend) -> int:
     """How many jobs are not final."""
     counts = {count.group[0]: count.count for count in await backend.count(["state"])}
-    return sum(counts.get(state, 0) for state in ("pending", "processing", "scheduled"))
+    return sum(counts.get(state, 0) for state in ("waiting", "scheduled", "pending", "processing"))
 
 
 async def one(backend: ResultBackend, id: str) -> Job:

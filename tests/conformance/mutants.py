@@ -900,6 +900,19 @@ def a_repeated_submit_takes_the_key_again(patch: pytest.MonkeyPatch) -> None:
     around(patch, unique_put, "look", look)
 
 
+@caught_by(L.test_a_submitter_that_died_leaves_nothing_that_waits)
+def nobody_tidies_up(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(unique, "TIDY", 0)
+
+
+@caught_by(L.test_tidying_spares_keys_that_are_on_their_way)
+def every_old_key_is_tidied_away(patch: pytest.MonkeyPatch) -> None:
+    async def records(original: Any, backend: Any, ids: Any) -> Any:
+        return {} if isinstance(ids, list) else await original(backend, ids)
+
+    around(patch, unique, "records", records)
+
+
 def _owner(write: Write) -> str | None:
     return None if write.value is None else str(msgspec.json.decode(write.value)["owner"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -311,6 +312,21 @@ def test_a_window_is_used_up_before_the_next_is_begun() -> None:
         state = calendar.take(rule, state, 1, offer, now)
         days.append(datetime.fromtimestamp(offer.at, BERLIN).day)
     assert days == [28] * 10 + [29] * 10 + [30] * 10
+
+
+@pytest.mark.parametrize(("month", "day"), [(3, 29), (10, 25)])
+def test_a_day_on_which_the_clock_changes_has_exactly_its_thousand(month: int, day: int) -> None:
+    """Asked for twice a minute from noon of the day before on, which is more than is granted."""
+    rule, state = Quota(count=1000, unit="day", tz="Europe/Berlin"), QuotaState(rule="1000/day")
+    noon = at(BERLIN, 2026, month, day - 1, 12)
+    turns = []
+    for n in range(60 * 120):
+        offer = calendar.offer(rule, state, 1, noon + 30.0 * n)
+        state = calendar.take(rule, state, 1, offer, noon + 30.0 * n)
+        turns.append(offer.at)
+    used = Counter(datetime.fromtimestamp(turn, BERLIN).date() for turn in turns)
+    assert [used[each] for each in sorted(used)] == [1000] * 7 + [200]
+    assert sorted(used)[1].day == day
 
 
 def test_nothing_is_granted_at_the_very_end_of_a_window() -> None:

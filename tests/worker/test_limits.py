@@ -11,9 +11,12 @@ import pytest
 
 from bananas import Bananas, ConfigurationError, JobCancelled, JobFailed
 from bananas.testing import memory_app
+from bananas_core.codec import CodecContext
+from bananas_core.hooks import hookimpl
 from bananas_core.job import JobState, Query
 from bananas_core.limits import Rate
 from bananas_core.limits.views import look, set_rule
+from bananas_core.plugins import Plugin
 from bananas_plugins.rate_limit import Limit, limiter
 from tests.worker.conftest import eventually, working
 
@@ -134,6 +137,45 @@ async def test_a_slot_comes_back_after_a_failure_and_a_time_out(app: Bananas) ->
             for job in jobs:
                 with pytest.raises(JobFailed):
                     await job.result(timeout=20)
+
+
+class Broken(Plugin):
+    """Encodes all, and can't read some of it again."""
+
+    name = "broken"
+
+    @hookimpl
+    def codecs(self) -> tuple[Broken, ...]:
+        return (self,)
+
+    def encode(self, data: bytes, context: CodecContext) -> bytes:
+        return data
+
+    def decode(self, data: bytes, context: CodecContext, max_size: int) -> bytes:
+        if b"unreadable" in data:
+            raise RuntimeError("a defect in a codec")
+        return data
+
+
+async def test_a_job_whose_key_can_not_be_made_fails_alone(app: Bananas) -> None:
+    app.plugins.register(Broken())
+
+    @app.task(limits=Limit("1000/s", key="{who}"), max_attempts=1)
+    async def greet(who: str) -> str:
+        return who
+
+    @app.task(limits=Limit(concurrency=5, key=lambda job: "\ud800"))
+    async def odd() -> None: ...
+
+    async with app:
+        jobs = await greet.submit_many([{"who": who} for who in ("ann", "unreadable", "bob")])
+        other = await odd.submit()
+        async with working(app):
+            assert await jobs[0].result(timeout=5) == "ann"
+            with pytest.raises(JobFailed, match="a defect in a codec"):
+                await jobs[1].result(timeout=5)
+            assert await jobs[2].result(timeout=5) == "bob"
+            await other.result(timeout=5)
 
 
 async def test_a_job_over_the_limit_may_be_dropped(app: Bananas) -> None:

@@ -33,7 +33,7 @@ from bananas_core.testing.conformance.keyed import (
 )
 from bananas_core.testing.conformance.marks import promise, takes
 from bananas_core.testing.conformance.support import Suite, record, signal_one, state_of
-from bananas_core.unique import follow_keys, release
+from bananas_core.unique import HOLD, follow_keys, release, tidy
 from bananas_core.unique_rule import OnConflict, Until
 
 MOST_CALLS = 40
@@ -248,9 +248,23 @@ class Holding(Suite):
             except Stopped:
                 pass
             await heal(harness, backend, key)
+            await tidy(backend)  # nobody asks for this key again
+            assert await documents(backend) == []
             if not victim.reached:
                 return
         raise AssertionError("it makes more calls than thought possible")
+
+    @promise("U6")
+    @takes(10)
+    async def test_tidying_spares_keys_that_are_on_their_way(self, harness: Harness) -> None:
+        backend = await harness.backend()
+        writer = Meddled(backend, await _calls_until(backend, "cas"), lambda: tidy(backend))
+        id = id_of(await submit(writer.ledger, "k"))
+        assert id in await documents(backend)
+        await harness.advance(HOLD + 1.0)
+        await tidy(backend)
+        assert id in await documents(backend)
+        assert id_of(await submit(backend, "k")) == id
 
     @promise("U6")
     @takes(60)
