@@ -30,8 +30,9 @@ def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> None:
 
 @pytest.fixture(params=[RedisServer, ValkeyServer], ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> type[RedisServer]:
-    need(request.param)
-    return request.param
+    found: type[RedisServer] = request.param
+    need(found)
+    return found
 
 
 @pytest.fixture
@@ -127,10 +128,15 @@ def test_passwords_and_users(kind: type[RedisServer]) -> None:
 
 def test_limited_memory(kind: type[RedisServer]) -> None:
     with kind(maxmemory="3mb", appendonly=False) as server:
+        server.call("SET", "a", "x" * 100_000)
+        server.call("CONFIG", "SET", "maxmemory", "1mb")
         with pytest.raises(ReplyError, match="OOM"):
-            for n in range(100):
-                server.call("SET", f"a{n}", "x" * 100_000)
-        assert server.call("GET", "a0") == "x" * 100_000
+            server.call("SET", "b", "x")
+        assert server.call("GET", "a") == "x" * 100_000
+        assert server.call("CONFIG", "GET", "maxmemory-policy") == [
+            "maxmemory-policy",
+            "noeviction",
+        ]
 
 
 def test_tls_refuses_plain_connections() -> None:

@@ -19,6 +19,9 @@ from integration.servers.tls import make_certificates
 Fsync = Literal["always", "everysec", "no"]
 SLOW: Final = 5.0
 """Seconds for one answer."""
+PROBE: Final = 0.5
+"""The same while it starts."""
+PASSWORDS: Final = ("requirepass", "masterauth")
 
 
 class RedisServer(Server):
@@ -62,7 +65,7 @@ class RedisServer(Server):
             "save": '""',
             "maxmemory-policy": maxmemory_policy,
             **({} if maxmemory is None else {"maxmemory": maxmemory}),
-            **({} if password is None else {"requirepass": password, "masterauth": password}),
+            **({} if password is None else dict.fromkeys(PASSWORDS, quoted(password))),
             **({} if replicaof is None else {"replicaof": f"{HOST} {replicaof.port}"}),
             **(settings or {}),
         }
@@ -115,28 +118,31 @@ class RedisServer(Server):
         users = [f"user {name} {rules}" for name, rules in self._users.items()]
         return "\n".join([f"{key} {value}" for key, value in lines.items()] + users) + "\n"
 
-    def call(self, *words: str | int) -> ServerReply:
+    def call(self, *words: str | int, within: float | None = None) -> ServerReply:
         """Send one command over a new connection, as the default user; its answer, decoded.
 
         Raises:
-            OSError: no connection, or no answer within 5 s.
+            OSError: no connection, or no answer ``within`` so many seconds (5).
             ReplyError: the server answered with an error.
         """
-        with socket.create_connection((HOST, self.port), timeout=SLOW) as plain:
+        seconds = SLOW if within is None else within
+        with socket.create_connection((HOST, self.port), timeout=seconds) as plain:
             if not self.tls:
                 return self._ask(plain, words)
             context = ssl.create_default_context(cafile=str(self.ca_file))
             with context.wrap_socket(plain, server_hostname=HOST) as wrapped:
                 return self._ask(wrapped, words)
 
-    def info(self, section: str = "everything") -> dict[str, str]:
+    def info(self, section: str = "everything", *, within: float | None = None) -> dict[str, str]:
         """``INFO`` as a mapping."""
-        lines = (line.partition(":") for line in str(self.call("INFO", section)).splitlines())
+        text = str(self.call("INFO", section, within=within))
+        lines = (line.partition(":") for line in text.splitlines())
         return {name: value for name, colon, value in lines if colon}
 
     def answers(self) -> bool:
+        """By its pid: another server may have taken the port."""
         try:
-            return self.call("PING") == "PONG"
+            return self.info("server", within=PROBE)["process_id"] == str(self.pid)
         except ReplyError as error:
             if str(error).startswith("LOADING"):  # its data, after a restart
                 return False
@@ -228,5 +234,10 @@ class SentinelServer(RedisServer):
                 f"sentinel failover-timeout {name} {self._failover_timeout * 1000:.0f}",
             ]
             if server.password is not None:
-                lines.append(f"sentinel auth-pass {name} {server.password}")
+                lines.append(f"sentinel auth-pass {name} {quoted(server.password)}")
         return "\n".join(lines) + "\n"
+
+
+def quoted(text: str) -> str:
+    """A value of the configuration file, whatever characters it has."""
+    return '"' + text.replace("\\", r"\\").replace('"', r"\"") + '"'

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from io import BufferedReader
 from typing import TypeAlias
 
-ServerReply: TypeAlias = "str | int | None | list[ServerReply]"
+ServerReply: TypeAlias = "str | int | list[ServerReply] | None"
 
 
 class ReplyError(RuntimeError):
