@@ -1,4 +1,4 @@
-"""``make bench``: interleaved rounds, medians, ratios; a table, and JSON with ``--json FILE``."""
+"""``python -m benchmarks.sqlite``: interleaved rounds, medians, ratios; a table, and JSON with ``--json FILE``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Summary, compare
+from benchmarks.sqlite.measure import Summary, compare
 
-SQLITE = {"bare sqlite3 loop": "benchmarks.bare_sqlite", "bananas": "benchmarks.ours_sqlite"}
+SQLITE = {"bare sqlite3 loop": "benchmarks.sqlite.bare", "bananas": "benchmarks.sqlite.ours"}
 MEASURES = {
     "sqlite bulk submit": ("submit", SQLITE, 0.40),
     "sqlite drain with results, one worker": ("drain", SQLITE, 0.30),
