@@ -116,21 +116,28 @@ def main() -> None:
     asked: deque[int] = deque()
     """For each answer that is still to come: the batch that it brings, 0 for one of a finish."""
 
-    def take() -> tuple[object, ...]:
+    def takes() -> list[tuple[object, ...]]:
+        """As many as may be under way; one at a time while the queue is empty."""
         nonlocal batch
-        batch += 1
-        asked.append(batch)
-        return ("EVALSHA", sha, 3, READY, FLIGHT, JOBS, BATCH, batch)
+        made = []
+        for _ in range((AHEAD if busy else 1) - sum(map(bool, asked))):
+            batch += 1
+            asked.append(batch)
+            made.append(("EVALSHA", sha, 3, READY, FLIGHT, JOBS, BATCH, batch))
+        return made
 
-    wire.send([take() for _ in range(AHEAD)])
+    busy = True
+    wire.send(takes())
     while True:
         taken, answer = asked.popleft(), wire.read()
         if not taken:
             continue
         ids, messages = answer  # type: ignore[misc]
-        if not ids:
-            time.sleep(IDLE)
-            wire.send([take()])
+        busy = bool(ids)
+        if not busy:
+            if not any(asked):
+                time.sleep(IDLE)
+            wire.send(takes())
             continue
         out: list[tuple[object, ...]] = []
         for id, raw in zip(ids, messages, strict=True):
@@ -143,8 +150,7 @@ def main() -> None:
                 out.append(("SET", b"tight:result:" + id, b"%d" % number, "EX", KEEP))
         out += [("HDEL", JOBS, *ids), ("HDEL", FLIGHT, taken)]
         asked.extend([0] * len(out))
-        out.append(take())
-        wire.send(out)
+        wire.send(out + takes())
 
 
 if __name__ == "__main__":
