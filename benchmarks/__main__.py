@@ -94,9 +94,7 @@ def find_subjects(only: str | None, samples: list[Sample], console: Console) -> 
                 with console.status(f"environment of {name}"):
                     found = peer(name)
             except CannotInstall as error:
-                samples.append(
-                    Sample(measure="install", subject=name, round=0, failed=str(error))
-                )
+                samples.append(Sample(measure="install", subject=name, round=0, failed=str(error)))
             else:
                 yield found
 

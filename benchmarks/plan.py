@@ -125,9 +125,7 @@ def _rounds(
         for subject in subjects:
             most = rounds or (profile.peer_rounds if subject.peer else profile.rounds)
             if number < most:
-                yield Step(
-                    measure=measure, subject=subject.name, round=number, call=make(subject)
-                )
+                yield Step(measure=measure, subject=subject.name, round=number, call=make(subject))
 
 
 def curves(profile: Profile, subjects: Sequence[Subject]) -> Iterator[Step]:

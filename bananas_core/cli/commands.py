@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bananas_core.cli import conformance, doctor, inspect, jobs, limits, queues, worker
+from bananas_core.cli import bench, conformance, doctor, inspect, jobs, limits, queues, worker
 from bananas_core.cli.run import Command, Commands
 
 HELP = "Bananas: a job queue that means the same thing on every broker."
@@ -40,6 +40,7 @@ def make_cli() -> typer.Typer:
         inspect.health,
         doctor.doctor,
         conformance.conformance,
+        bench.bench,
     ):
         cli.command(cls=Command)(command)
     return cli
