@@ -51,8 +51,9 @@ class CannotInstall(RuntimeError):
 def our_subjects() -> list[Subject]:
     """The two bare loops and Bananas, from the environment that runs this."""
     bin = Path(sys.executable).parent
-    versions = {name: importlib.metadata.version(name) for name in OURS}
-    bananas = {"bananas": importlib.metadata.version("bananas"), **versions}
+    present = {d.name: d.version for d in importlib.metadata.distributions()}
+    versions = {name: present[name] for name in OURS if name in present}
+    bananas = {"bananas": present["bananas"], **versions}
     return [
         Subject(
             name="simple loop",

@@ -17,7 +17,7 @@ Figures = dict[str, float]
 DRAIN_SECONDS: Final = 20.0
 IDLE_AFTER: Final = 1.0
 """Seconds after the first job until memory is read."""
-HELD_READY: Final = 5.0
+HELD_READY: Final = 8.0
 """Seconds that the second worker has to get ready before the first one is killed."""
 GIVE_UP: Final = 90.0
 """Seconds after a kill -9 until a job counts as not started again."""

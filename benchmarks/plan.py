@@ -16,6 +16,10 @@ from benchmarks.measures import Figures
 BANANAS: Final = "Bananas"
 TIGHT: Final = "tight loop"
 SIMPLE: Final = "simple loop"
+LOOPS_TOO: Final = ("depth", "payload")
+"""Curves that the loops have, too."""
+MOST_BYTES: Final = 100_000_000
+"""All payloads of one point together."""
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,43 +133,29 @@ def _rounds(
 
 
 def curves(profile: Profile, subjects: Sequence[Subject]) -> Iterator[Step]:
-    """How Bananas, and the loops where they have such a thing, change with size and number.
-
-    By drain with results, but for the payload without: what a result costs is no matter of it.
-    """
+    """How Bananas, and the loops where they have such a thing, change with size and number."""
     ours = [s for s in subjects if s.name == BANANAS]
-    ours_and_loops = [s for s in subjects if not s.peer]
+    with_loops = [s for s in subjects if not s.peer]
     for number in range(profile.curve_rounds):
+        for curve, x, jobs, options in points(profile):
+            for subject in with_loops if curve in LOOPS_TOO else ours:
+                call = partial(measures.flow, subject=subject, jobs=jobs, **options)
+                yield Step(measure=curve, subject=subject.name, round=number, x=x, call=call)
 
-        def step(curve: str, subject: Subject, x: int, jobs: int, **options: Any) -> Step:
-            call = partial(measures.flow, subject=subject, jobs=jobs, **options)
-            return Step(measure=curve, subject=subject.name, round=number, x=x, call=call)
 
-        for depth in profile.depths:
-            for subject in ours_and_loops:
-                yield step("depth", subject, depth, depth, results=True)
-        for keys in profile.keys:
-            for subject in ours:
-                yield step("keys", subject, keys, profile.curve_jobs, results=True, keys=keys)
-        for count in profile.priorities:
-            for subject in ours:
-                yield step(
-                    "priorities", subject, count, profile.curve_jobs, results=True, priorities=count
-                )
-        for size in profile.payloads:
-            jobs = max(1_000, min(profile.curve_jobs, 100_000_000 // size))
-            for subject in ours_and_loops:
-                yield step("payload", subject, size, jobs, blob=size)
-        for processes in profile.processes:
-            for subject in ours:
-                yield step(
-                    "processes",
-                    subject,
-                    processes,
-                    profile.curve_jobs,
-                    results=True,
-                    processes=processes,
-                )
+def points(profile: Profile) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
+    """Curve, place on it, how many jobs, and the options that make the difference."""
+    p, jobs = profile, profile.curve_jobs
+    for depth in p.depths:
+        yield "depth", depth, depth, {"results": True}
+    for keys in p.keys:
+        yield "keys", keys, jobs, {"results": True, "keys": keys}
+    for count in p.priorities:
+        yield "priorities", count, jobs, {"results": True, "priorities": count}
+    for size in p.payloads:
+        yield "payload", size, max(1_000, min(jobs, MOST_BYTES // size)), {"blob": size}
+    for processes in p.processes:
+        yield "processes", processes, jobs, {"results": True, "processes": processes}
 
 
 def _jobs(profile: Profile, subject: Subject) -> int:

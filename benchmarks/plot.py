@@ -9,8 +9,8 @@ from benchmarks.plan import BANANAS, SIMPLE, TIGHT
 from benchmarks.report import Curve, Measure, Report
 
 COLOURS: Final = {BANANAS: "#e3a008", SIMPLE: "#6b7280", TIGHT: "#374151"}
-PEER: Final = "#93c5fd"
-BARS: Final = ("bulk", "drain", "drain_results")
+PEER: Final = "#2563eb"
+RATES: Final = ("bulk", "drain", "drain_results")
 
 
 def plot(report: Report, rates: Path, scaling: Path) -> None:
@@ -22,11 +22,11 @@ def plot(report: Report, rates: Path, scaling: Path) -> None:
     matplotlib.rcParams.update({"svg.hashsalt": "bananas", "font.size": 9})
     import matplotlib.pyplot as plt
 
-    bars = [item for item in report.measures if item.id in BARS]
-    if bars:
-        figure, axes = plt.subplots(1, len(bars), figsize=(11, 4), squeeze=False)
-        for axis, item in zip(axes[0], bars, strict=True):
-            draw_bars(axis, item)
+    shown = [item for item in report.measures if item.id in RATES]
+    if shown:
+        figure, axes = plt.subplots(1, len(shown), figsize=(11, 4), squeeze=False)
+        for axis, item in zip(axes[0], shown, strict=True):
+            draw_rates(axis, item)
         save(figure, rates)
         plt.close(figure)
     if report.curves:
@@ -39,14 +39,17 @@ def plot(report: Report, rates: Path, scaling: Path) -> None:
         plt.close(figure)
 
 
-def draw_bars(axis: Any, item: Measure) -> None:
+def draw_rates(axis: Any, item: Measure) -> None:
+    """Points with their ranges: on a logarithmic axis a bar's length would mean nothing."""
     rows = list(reversed(item.rows))
-    colours = [COLOURS.get(row.subject, PEER) for row in rows]
-    values = [row.value for row in rows]
-    spans = [[r.value - r.low for r in rows], [r.high - r.value for r in rows]]
-    axis.barh([row.subject for row in rows], values, color=colours, xerr=spans, ecolor="#9ca3af")
     for place, row in enumerate(rows):
-        axis.text(row.high * 1.1, place, f"{row.value:,.0f}", va="center", fontsize=7)
+        span = [[row.value - row.low], [row.high - row.value]]
+        colour = COLOURS.get(row.subject, PEER)
+        axis.errorbar(row.value, place, xerr=span, fmt="o", ms=6, color=colour, ecolor=colour)
+        axis.text(row.high * 1.25, place, f"{row.value:,.0f}", va="center", fontsize=7)
+    axis.set_yticks(range(len(rows)), [row.subject for row in rows])
+    axis.grid(axis="x", color="#e5e7eb")
+    axis.set_axisbelow(True)
     axis.set_xscale("log")
     axis.set_xlim(right=max(row.high for row in rows) * 8)
     axis.set_xlabel("jobs/s (logarithmic)")
@@ -63,10 +66,13 @@ def draw_curve(axis: Any, line: Curve) -> None:
         axis.fill_between(xs, low, high, color=colour, alpha=0.2)
     if max(point.x for point in line.points) > 10:
         axis.set_xscale("log")
-    axis.set_ylim(bottom=0)
+    if len({point.subject for point in line.points}) > 1:  # orders of magnitude apart
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(bottom=0)
     axis.set_xlabel(line.x_label)
     axis.set_ylabel("jobs/s")
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value / 1000:.0f}k")
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
     axis.set_title(line.title, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     if len({point.subject for point in line.points}) > 1:

