@@ -12,7 +12,7 @@ from benchmarks.subjects.common import HOLD_SECONDS, Options, options, started, 
 NAME = "huey"
 PACKAGES = ["huey", "redis", "hiredis"]
 SETTINGS = (
-    "one worker thread, as more are slower for short tasks; blocks on the queue; results expire "
+    "one worker thread, as more are no faster for short tasks; blocks on the queue; results expire "
     "after an hour; no bulk call. It takes a job off the queue before the run: there is no setting "
     "that brings it back when the worker dies"
 )
