@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, ove
 from bananas_core.arguments import Unsent, encode_named
 from bananas_core.clock import Clock, SystemClock, new_ids
 from bananas_core.codec import Codecs
+from bananas_core.connection import Connection, Connections
 from bananas_core.errors import ConfigurationError, JobNotFound, UnknownTask
 from bananas_core.handle import Desk, Job
 from bananas_core.job import Ready
 from bananas_core.message import Backoff, check_name
 from bananas_core.options import JobOptions, Submission, check_options, submission
 from bananas_core.plugins import Feature, Plugin, PluginManager, find_plugins
-from bananas_core.portal import Portal, refuse_in_loop, wait_for
 from bananas_core.retry import RetryPolicy
 from bananas_core.task import (
     AsyncTask,
@@ -28,9 +27,10 @@ from bananas_core.task import (
     make_task,
     merge,
 )
+from bananas_core.workflow.handle import Workflow, get_workflow
+from bananas_core.workflow.spec import Piece
 
 if TYPE_CHECKING:
-    from bananas_core.connection import Connection
     from bananas_core.pair import Pair
     from bananas_core.results import ResultBackend
     from bananas_core.settings import Loaded, Settings
@@ -83,15 +83,13 @@ class Bananas:
         plugins = list(plugins)
         self.plugins = PluginManager(p for p in plugins if not isinstance(p, str))
         self._plugin_names = [p for p in plugins if isinstance(p, str)]
-        self._clock = clock or SystemClock()
+        self.clock = clock or SystemClock()
         self._make_pair = make_pair
         self.tasks: dict[str, Task[Any, Any]] = {}
         self._told = 0
         self._loaded: Loaded | None = None
         self._codecs: Codecs | None = None
-        self._connection: Connection | None = None
-        self._portal = Portal()
-        self._blocking: Connection | None = None
+        self.connections = Connections(self._connect)
 
     def __repr__(self) -> str:
         return f"<Bananas {len(self.tasks)} tasks>"
@@ -223,23 +221,11 @@ class Bananas:
             ConfigurationError: a setting, URL or plugin is wrong.
             TransportUnavailable, ResultBackendUnavailable: can't be reached.
         """
-        connection = self._connection
-        if connection is None or not connection.alive:
-            connection = self._connection = self._connect()
-        elif connection.loop is not asyncio.get_running_loop():
-            raise ConfigurationError("the app is open on another event loop; close it there first")
-        try:
-            await connection.open()
-        except BaseException:
-            if self._connection is connection:
-                self._connection = None
-            raise
+        await self.connections.open()
 
     async def close(self) -> None:
         """Finish what was submitted, and disconnect. Safe to repeat."""
-        connection, self._connection = self._connection, None
-        if connection is not None and connection.alive:
-            await connection.close()
+        await self.connections.close()
 
     async def __aenter__(self) -> Bananas:
         await self.open()
@@ -250,26 +236,23 @@ class Bananas:
 
     def close_blocking(self) -> None:
         """Disconnect what blocking calls opened. Safe to repeat."""
-        connection, self._blocking = self._blocking, None
-        if self._portal.running:
-            if connection is not None and connection.alive:
-                self._portal.call(connection.close)
-            self._portal.close()
+        self.connections.close_blocking()
 
     @property
     def pair(self) -> Pair | None:
         """Transport and ledger while the app is open, else None."""
-        return None if self._connection is None else self._connection.pair
+        own = self.connections.own
+        return None if own is None else own.pair
 
     @property
     def backend(self) -> ResultBackend:
         """The ledger. Raises ConfigurationError unless the app is open."""
-        return self._here().pair.backend
+        return self.connections.here().pair.backend
 
     @property
     def transport(self) -> Transport:
         """The transport. Raises ConfigurationError unless the app is open."""
-        return self._here().pair.transport
+        return self.connections.here().pair.transport
 
     @property
     def codecs(self) -> Codecs:
@@ -288,14 +271,8 @@ class Bananas:
             self._told += 1
             self.plugins.task_registered(task)
 
-    def _here(self) -> Connection:
-        if self._connection is None:
-            raise ConfigurationError("the app is not open: use `async with app:` or app.open()")
-        return self._connection
-
     def _connect(self) -> Connection:
         """A new connection for the running loop, not open yet."""
-        from bananas_core.connection import Connection
         from bananas_core.pair import load_pair
         from bananas_core.settings import make_default_folder
 
@@ -306,7 +283,7 @@ class Bananas:
             make_default_folder(settings.broker_url)
             pair = load_pair(settings.broker_url, settings.result_backend_url, settings.namespace)
         return Connection(
-            pair, self.plugins, self.codecs, clock=self._clock, max_payload=settings.max_payload
+            pair, self.plugins, self.codecs, clock=self.clock, max_payload=settings.max_payload
         )
 
     # -- jobs ----------------------------------------------------------------------------------
@@ -356,37 +333,87 @@ class Bananas:
 
     async def submit_specs(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
         """Submit unsent jobs; handles in order. Raises as ``Task.submit`` does."""
-        ids = await self._here().submitter.submit(self._submissions(specs))
+        ids = await self.connections.here().submit(self._submissions(specs))
         return [Job(id, self, spec.annotation) for id, spec in zip(ids, specs, strict=True)]
 
     def submit_specs_blocking(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
         """``submit_specs`` for code without an event loop."""
         jobs = self._submissions(specs)
-
-        async def submit(connection: Connection) -> list[str]:
-            return await connection.submitter.submit(jobs)
-
-        ids = self._elsewhere(submit)
+        ids = self.connections.elsewhere(lambda connection: connection.submit(jobs))
         return [Job(id, self, spec.annotation) for id, spec in zip(ids, specs, strict=True)]
 
     def _submissions(self, specs: Sequence[JobSpec[Any]]) -> list[Submission]:
         for spec in specs:
             check_complete(spec)
-            unique = spec.options_given.get("unique")
-            if isinstance(unique, Feature):
-                self.plugins.use(unique)
-        now = self._clock.now()
+            self.use_options(spec.options_given)
+        now = self.clock.now()
         return [
             submission(id, spec.name, spec.payload, spec.options_given, now=now)
             for id, spec in zip(new_ids(len(specs)), specs, strict=True)
         ]
+
+    def use_options(self, options: JobOptions) -> None:
+        """Have the plugins that options of a job need. Raises ConfigurationError."""
+        unique = options.get("unique")
+        if isinstance(unique, Feature):
+            self.plugins.use(unique)
 
     def _handle(self, id: str, task: Task[Any, Any] | None) -> Job[Any]:
         return Job(id, self, None if task is None else task.result_type)
 
     async def send_ready(self, ready: Sequence[Ready]) -> None:
         """Send what a signal made pending."""
-        await self._here().send_ready(ready)
+        await self.connections.here().send_ready(ready)
+
+    # -- workflows -----------------------------------------------------------------------------
+
+    async def submit_workflow(
+        self,
+        piece: Piece,
+        *,
+        workflow_id: str | None = None,
+        deadline: timedelta | float | None = None,
+    ) -> Workflow:
+        """Submit a chain, group, chord or dag of this app's tasks; see its own ``submit``."""
+        send, handle = self._workflow(piece, workflow_id, deadline)
+        await send(self.connections.here())
+        return handle
+
+    def submit_workflow_blocking(
+        self,
+        piece: Piece,
+        *,
+        workflow_id: str | None = None,
+        deadline: timedelta | float | None = None,
+    ) -> Workflow:
+        """``submit_workflow`` for code without an event loop."""
+        send, handle = self._workflow(piece, workflow_id, deadline)
+        self.connections.elsewhere(send)
+        return handle
+
+    async def get_workflow(self, workflow_id: str) -> Workflow:
+        """A handle from an id. Raises JobNotFound, or InvalidWorkflow if it is a job's."""
+        await get_workflow(self, workflow_id)
+        return Workflow(workflow_id, self)
+
+    def _workflow(
+        self, piece: Piece, id: str | None, deadline: timedelta | float | None
+    ) -> tuple[Callable[[Connection], Coroutine[Any, Any, None]], Workflow]:
+        """How to send it, and its handle. Raises InvalidWorkflow."""
+        from bananas_core.workflow.compile import annotation_of, compile_workflow
+        from bananas_core.workflow.submit import submit_compiled  # most programs have none
+
+        compiled = compile_workflow(
+            piece,
+            new_ids(1)[0] if id is None else check_name("job_id", id),
+            deadline=deadline,
+            tasks=self.tasks or None,
+            use=self.use_options,
+            host=self,
+        )
+        handle = Workflow(compiled.workflow, self, annotation_of(piece))
+        now = self.clock.now()
+        return lambda door: submit_compiled(door, compiled, now=now), handle
 
     # -- blocking calls ------------------------------------------------------------------------
 
@@ -396,26 +423,4 @@ class Bananas:
         Raises:
             BananasError: called on a thread that runs an event loop.
         """
-        return self._elsewhere(function)
-
-    def _elsewhere(self, function: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
-        """On the loop that has the app open, if it runs (a ``def`` task in a worker, say), else
-        on the portal's."""
-        refuse_in_loop()
-        connection = self._connection
-        if connection is not None and connection.alive:
-            return wait_for(connection.loop, lambda: function(connection))
-        return self._portal.call(lambda: self._with_own_connection(function))
-
-    async def _with_own_connection(
-        self, function: Callable[[Connection], Coroutine[Any, Any, T]]
-    ) -> T:
-        connection = self._blocking
-        if connection is None or not connection.alive:
-            connection = self._blocking = self._connect()
-        try:
-            await connection.open()
-        except BaseException:
-            self._blocking = None
-            raise
-        return await function(connection)
+        return self.connections.elsewhere(function)

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar, Token
+from typing import Any, Protocol
 
-from bananas_core.errors import BananasError
+from bananas_core.errors import BananasError, InvalidWorkflow
 
 _current: ContextVar[JobContext] = ContextVar("bananas_current_job")
+
+
+class Expander(Protocol):
+    """Adds to the workflow that a job is in."""
+
+    async def add(self, piece: Any) -> None: ...
+
+    def add_blocking(self, piece: Any) -> None: ...
 
 
 class JobContext:
@@ -16,7 +25,16 @@ class JobContext:
     ``id`` with ``attempt`` is an idempotency key: the body of a job may run more than once.
     """
 
-    __slots__ = ("_is_cancelled", "_on_log", "_on_progress", "_tokens", "attempt", "id", "name")
+    __slots__ = (
+        "_expander",
+        "_is_cancelled",
+        "_on_log",
+        "_on_progress",
+        "_tokens",
+        "attempt",
+        "id",
+        "name",
+    )
 
     def __init__(
         self,
@@ -27,6 +45,7 @@ class JobContext:
         on_progress: Callable[[float, str | None], None],
         on_log: Callable[[str], None],
         is_cancelled: Callable[[], bool],
+        expander: Expander | None = None,
     ) -> None:
         self.id = id
         self.name = name
@@ -34,6 +53,7 @@ class JobContext:
         self._on_progress = on_progress
         self._on_log = on_log
         self._is_cancelled = is_cancelled
+        self._expander = expander
         self._tokens: list[Token[JobContext]] = []
 
     def __repr__(self) -> str:
@@ -53,6 +73,31 @@ class JobContext:
     def log(self, text: str) -> None:
         """Add a line to the log of this attempt, kept with the job's record."""
         self._on_log(text)
+
+    async def expand(self, piece: Any) -> None:
+        """Add to the workflow that this job is in: ``piece``, a job that was not sent yet, or a
+        chain, group, chord or dag. It starts when this run has completed, what comes after the
+        job waits for it, and its result takes the place of the job's own; if this run doesn't
+        complete, it is cancelled. Called several times, all are added, to run at the same time,
+        and the result is the list of theirs. What is added may expand in turn.
+
+        Raises:
+            InvalidWorkflow: the job is in no workflow, or ``piece`` can't run; nothing was added.
+            TransportError, ResultBackendError: the outcome is unknown. Let it fail this run.
+        """
+        await self._expander_or_raise().add(piece)
+
+    def expand_blocking(self, piece: Any) -> None:
+        """``expand`` for ``def`` tasks."""
+        self._expander_or_raise().add_blocking(piece)
+
+    def _expander_or_raise(self) -> Expander:
+        if self._expander is None:
+            raise InvalidWorkflow(
+                f"job {self.id} is in no workflow, so there is nothing to expand: submit the "
+                "chain or group, or submit this job as chain(job)"
+            )
+        return self._expander
 
     @property
     def cancelled(self) -> bool:

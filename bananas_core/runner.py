@@ -38,7 +38,9 @@ from bananas_core.isolate import (
 )
 from bananas_core.job import Outcome
 from bananas_core.link import read_frame
+from bananas_core.message import decode_stored
 from bananas_core.processes import die_with_parent, inherit, watch_parent
+from bananas_core.workflow.expand import expansion
 
 if TYPE_CHECKING:
     from bananas_core.app import Bananas
@@ -177,6 +179,7 @@ class RunnerDesk:
             on_progress=lambda value, text: self._tell_soon(Told(value=value, text=text)),
             on_log=lambda text: self._tell_soon(Line(text=text)),
             is_cancelled=lambda: False,
+            expander=expansion(self._app, run.claim, decode_stored(run.claim.message)),
         )
         return await run_body(
             self._app,

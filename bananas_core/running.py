@@ -25,6 +25,7 @@ from bananas_core.renew import ClaimKey, Keeper
 from bananas_core.report import Reporter
 from bananas_core.state import SUSPECT_DEATHS
 from bananas_core.threads import TaskInterrupted, ThreadPool
+from bananas_core.workflow.expand import expansion
 from bananas_core.workflow.node import to_info
 from bananas_core.workflow.values import fill_inputs
 
@@ -228,6 +229,7 @@ class Executor:
                 on_progress=on_progress,
                 on_log=on_log,
                 is_cancelled=lambda: job.why is not None,
+                expander=expansion(app, claim, job.message),
             )
             outcome = await run_body(
                 app,

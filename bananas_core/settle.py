@@ -76,6 +76,11 @@ class Settler:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._launch)
 
+    @property
+    def idle(self) -> bool:
+        """Whether every outcome taken so far is in the ledger, and what follows was done."""
+        return self._idle.is_set()
+
     async def flush(self) -> None:
         """Wait until every outcome taken so far is in the ledger."""
         await self._idle.wait()

@@ -99,9 +99,7 @@ class JobSpec(Piece, Generic[R]):
         """
         merged = merge(self.options_given, options)
         check_options(merged)
-        return JobSpec(
-            self.host, self.name, self._unsent, merged, self.annotation, self._arguments
-        )
+        return JobSpec(self.host, self.name, self._unsent, merged, self.annotation, self._arguments)
 
     async def submit(self) -> Job[R]:
         """Submit it; see ``Task.submit``. Submitting a spec twice makes two jobs, unless it has

@@ -233,6 +233,11 @@ class Worker:
         """One round of the due duty, now."""
         await self._due.once()
 
+    @property
+    def settled(self) -> bool:
+        """Whether every outcome of its jobs is in the ledger, and what follows was done."""
+        return self._settler.idle
+
     async def _end(self) -> None:
         """Graceful: no new claims, the backlog back, the rest within the grace time."""
         self._fetching.cancel()
@@ -415,8 +420,11 @@ async def run_until_idle(app: Bananas, *, timeout: float = 30.0) -> None:
         async with asyncio.timeout(timeout):
             while True:
                 await worker.due_once()
+                done, settled = worker.done, worker.settled
                 counts = {c.group[0]: c.count for c in await backend.count(["state"])}
-                if not counts.get("pending") and not counts.get("processing"):
+                busy = counts.get("pending") or counts.get("processing")
+                # What ended while the jobs were counted may have released others.
+                if not busy and settled and worker.settled and worker.done == done:
                     return
                 if run.done():
                     break

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from bananas_core.cli import bench, conformance, doctor, inspect, jobs, limits, queues, worker
+from bananas_core.cli import (
+    bench,
+    conformance,
+    doctor,
+    inspect,
+    jobs,
+    limits,
+    queues,
+    worker,
+    workflow,
+)
 from bananas_core.cli.run import Command, Commands
 
 HELP = "Bananas: a job queue that means the same thing on every broker."
@@ -35,6 +45,7 @@ def make_cli() -> typer.Typer:
         queues.pause,
         queues.resume,
         queues.queues,
+        workflow.workflow,
         limits.limits,
         inspect.workers,
         inspect.health,

@@ -31,7 +31,7 @@ from bananas_core.job import (
     VerdictKind,
 )
 from bananas_core.keyvalue import keys
-from bananas_core.keyvalue.records import TRIES, Changed, Found, Records
+from bananas_core.keyvalue.records import TRIES, Changed, Found, Records, Transition
 from bananas_core.keyvalue.store import Change, Entry
 
 FORGIVEN_FOR: Final = 3600.0
@@ -225,9 +225,12 @@ class Sessions:
         known = None if entry is None else _stored(entry.value)
         if known is None or known.lapsed_at is not None:
             described = Session(id=session, name="") if known is None else known.session
-            await self._extend(described, await self._store.now(), entry)
+            await self._extend(described, await self._store.now(), entry, forgive=False)
 
-    async def _extend(self, session: Session, now: float, entry: Entry | None = None) -> None:
+    async def _extend(
+        self, session: Session, now: float, entry: Entry | None = None, *, forgive: bool = True
+    ) -> None:
+        """``forgive``: a claim shows that the session lives, a renewal is needed to forgive."""
         key = keys.session(session.id)
         for attempt in range(TRIES):
             if entry is None:
@@ -235,44 +238,49 @@ class Sessions:
             old = None if entry is None else _stored(entry.value)
             lapsed = () if old is None else old.lapsed
             revived = old is not None and old.lapsed_at is not None
-            if lapsed and not revived:
+            if lapsed and not revived and forgive:
                 await self._forgive(session.id, lapsed, now)
             # A session that comes back keeps its list until the next renewal: we may die here.
             stored = Stored(
                 session=session,
                 renewed_at=now,
                 expires_at=now + state.CLAIM_TTL,
-                lapsed=lapsed if revived else (),
+                lapsed=lapsed if revived or not forgive else (),
             )
             version = 0 if entry is None else entry.version
             change = Change(key=key, value=_encode(stored), version=version)
             if (await self._store.write([change]))[0] is not None:
-                if lapsed and revived:
+                if lapsed and revived and forgive:
                     await self._forgive(session.id, lapsed, now)
+                elif lapsed and revived:
+                    await self._keep(session.id, lapsed)
                 return
             entry = None
             await self._records.pause(attempt)
         raise ResultBackendUnavailable(f"session {session.id} changed under {TRIES} tries; again")
 
     async def _forgive(self, session: str, ids: Sequence[str], now: float) -> None:
-        """Take back what the session was charged with. Whoever lapses its claims may still be at
-        it: the records that are left get a new version, so that he must look at the session once
-        more, and finds it alive."""
+        """Take back what the session was charged with."""
+        await self._keep(session, ids)
+        await self._records.change(ids, _forgiving(session), now)
 
-        def forgive(id: str, job: Job | None) -> Job | None:
-            return None if job is None else state.forgive(job, session)
-
+    async def _keep(self, session: str, ids: Sequence[str]) -> None:
+        """Whoever lapses the claims of a session that has come back may still be at it: the
+        records that are left get a new version, so that he must look at the session once more,
+        and finds it alive."""
         found = await self._records.read(list(dict.fromkeys(ids)))
         await self._records.touch([one for one in found if one and _holds(one.job, session)])
-        await self._records.change(ids, forgive, now)
 
     async def _end(self, session: str, claims: Sequence[ClaimBeat], now: float) -> RenewAnswer:
         died = {(beat.id, beat.fence) for beat in claims}
+        held: dict[str, int] = {}
         guard = self._records.guard
 
         def end(id: str, job: Job | None) -> Job | None:
+            held.pop(id, None)
             if job is None or not _holds(job, session):
                 return job
+            held[id] = job.fence
             if (id, job.fence) in died:
                 outcome = Outcome(id=id, fence=job.fence, kind=OutcomeKind.DIED)
                 return state.finish(job, outcome, now, guard=guard)[1]
@@ -285,11 +293,7 @@ class Sessions:
         gone = Stored(session=described, renewed_at=now, expires_at=now, lapsed_at=now, ended=True)
         await self._store.write([Change(key=keys.session(session), value=_encode(gone))])
         await self._clear(session, batches, now)
-        lost = tuple(
-            (beat.id, beat.fence)
-            for beat in claims
-            if beat.id not in changed or changed[beat.id].old is changed[beat.id].new
-        )
+        lost = tuple((beat.id, beat.fence) for beat in claims if held.get(beat.id) != beat.fence)
         return RenewAnswer(now=now, lost=lost, ready=tuple(self._records.ready(changed)))
 
     async def _lapse(
@@ -386,6 +390,13 @@ class Sessions:
             after = entries[-1].key
             found += [(entry.key, _batch(entry.value)) for entry in entries]
         return found
+
+
+def _forgiving(session: str) -> Transition:
+    def forgive(id: str, job: Job | None) -> Job | None:
+        return None if job is None else state.forgive(job, session)
+
+    return forgive
 
 
 def _holds(job: Job, session: str) -> bool:

@@ -5,7 +5,7 @@ Pure, and complete: what is wrong is told here, by the name of the node, before 
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from datetime import timedelta
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import msgspec
 from bananas_core.arguments import Later, encode_value
 from bananas_core.clock import seconds
 from bananas_core.errors import InvalidPayload, InvalidWorkflow
+from bananas_core.options import JobOptions
 from bananas_core.workflow.layout import Place, comes_before, lay_out, member_place
 from bananas_core.workflow.node import (
     Input,
@@ -63,11 +64,18 @@ class Compiled:
     """The records of a workflow, the root first, scopes before what is in them; and what is
     needed to add the members of its streams."""
 
-    def __init__(self, workflow: str, tasks: Container[str] | None) -> None:
+    def __init__(
+        self,
+        workflow: str,
+        tasks: Container[str] | None,
+        use: Callable[[JobOptions], None] | None,
+        host: Any,
+    ) -> None:
         self.workflow = workflow
         self.records: list[Record] = []
         self._tasks = tasks
-        self._host: Any = None
+        self._use = use
+        self._host: Any = host
         self._nodes: dict[int, Place] = {}
         self._pieces: dict[int, list[Place]] = {}
 
@@ -149,7 +157,7 @@ class Compiled:
         inputs: list[Input] = []
         payload = job.payload
         for path, later in job.later:
-            reference = Reference(later) if isinstance(later, Node) else later
+            reference: Any = Reference(later) if isinstance(later, Node) else later
             of = self._resolve(place, reference)
             inputs.append(Input(into=path, of=of.id, path=reference.path))
         bound = self._bound(place, job)
@@ -180,6 +188,8 @@ class Compiled:
                 f"node {place.name!r}: a job_id can't be chosen inside a workflow; give a "
                 "workflow_id to submit instead"
             )
+        if self._use is not None:
+            self._use(job.options_given)
 
     def _common(self, place: Place) -> dict[str, Any]:
         """What scopes and jobs have in common."""
@@ -286,6 +296,8 @@ def compile_workflow(
     *,
     deadline: timedelta | float | None = None,
     tasks: Container[str] | None = None,
+    use: Callable[[JobOptions], None] | None = None,
+    host: Any = None,
 ) -> Compiled:
     """All that is known of a workflow without reading its streams.
 
@@ -293,12 +305,14 @@ def compile_workflow(
         workflow: its id.
         deadline: over the one of ``piece``, and ``DEADLINE``.
         tasks: names of known tasks; None: nobody knows.
+        use: told of each job's options.
+        host: the app that all jobs must come from; None: that of the first.
 
     Raises:
         InvalidWorkflow: it can't run; the text names the node.
     """
     whole = piece if isinstance(piece, Composite) else Chain((piece,))
-    compiled = Compiled(workflow, tasks)
+    compiled = Compiled(workflow, tasks, use, host)
     root = Place(whole, id=workflow, name="", scope=None, i=0, started=True)
     wanted = deadline if deadline is not None else whole.deadline
     compiled._fill(root, deadline_of(wanted, "") or DEADLINE, None)
@@ -313,16 +327,25 @@ def compile_grown(
     name: str,
     *,
     tasks: Container[str] | None = None,
+    use: Callable[[JobOptions], None] | None = None,
+    host: Any = None,
 ) -> Compiled:
     """What the running job ``node``, whose info is ``into``, adds to itself as scope ``id``.
     Raises InvalidWorkflow."""
     whole = piece if isinstance(piece, Composite) else Chain((piece,))
-    compiled = Compiled(into.id, tasks)
+    compiled = Compiled(into.id, tasks, use, host)
     assert into.scope is not None
     scope = Place(Chain((whole,)), id=into.scope, name="", scope=None, i=0, started=False)
     root = Place(whole, id=id, name=name, scope=scope, i=into.i, started=False)
     compiled._fill(root, None, node)
     return compiled
+
+
+def annotation_of(piece: Piece) -> Any:
+    """Of the result, if it is that of one job; else None."""
+    while isinstance(piece, Chain):
+        piece = piece.steps[-1]
+    return None if isinstance(piece, Composite) else getattr(piece, "annotation", None)
 
 
 def deadline_of(given: timedelta | float | None, node: str) -> float | None:

@@ -139,7 +139,7 @@ async def _arrive(turn: Turn, ends: Sequence[Arrival], docs: Mapping[str, Doc | 
         id for item in by_id.values() for id in (_scope_of(item), *_outs_of(item))
     )
     by_id = await _proved(turn, by_id, around)
-    await _fail_scopes(turn, list(by_id.values()), around)
+    over = await _fail_scopes(turn, list(by_id.values()), around)
 
     todo = dict(by_id)
     pages: dict[str, bytes] = {}
@@ -159,7 +159,11 @@ async def _arrive(turn: Turn, ends: Sequence[Arrival], docs: Mapping[str, Doc | 
     else:
         raise give_up(_page_of(next(iter(todo.values()))))
 
-    live = [item for item in by_id.values() if _goes_on(around.get(_scope_of(item)))]
+    live = [
+        item
+        for item in by_id.values()
+        if _scope_of(item) not in over and _goes_on(around.get(_scope_of(item)))
+    ]
     await _successors(turn, live, around, pages)
     await _complete(turn, live, around, pages)
 
@@ -184,8 +188,8 @@ async def _proved(
     return found
 
 
-async def _fail_scopes(turn: Turn, ends: Sequence[Arrival], around: Mapping[str, Node]) -> None:
-    """End the scopes that can't go on after these failures."""
+async def _fail_scopes(turn: Turn, ends: Sequence[Arrival], around: Mapping[str, Node]) -> set[str]:
+    """End the scopes that can't go on after these failures; the ids of those that have ended."""
     signals: dict[str, Signal] = {}
     for item in ends:
         scope = around[_scope_of(item)]
@@ -194,7 +198,8 @@ async def _fail_scopes(turn: Turn, ends: Sequence[Arrival], around: Mapping[str,
         if scope.job.state not in FINAL and fails_scope(scope.info, end, outs):
             failure = Ending(state=JobState.FAILED, error=failed_by(item.info, end, item.cause))
             signals.setdefault(scope.job.id, end_signal(scope, failure))
-    await turn.signal(list(signals.values()))
+    answers = await turn.signal(list(signals.values()))
+    return {answer.id for answer in answers if answer.state in FINAL}
 
 
 async def _successors(

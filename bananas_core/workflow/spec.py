@@ -252,12 +252,13 @@ class Group(Composite):
 
     def __init__(
         self,
-        members: Iterable[Piece] | AsyncIterable[Piece],
+        members: Any,
         *,
         on_failure: str = "fail",
-        quorum: int | None = None,
+        quorum: Any = None,
         deadline: timedelta | float | None = None,
     ) -> None:
+        """``members``: a sequence, iterable or async iterable of parts."""
         self.members: tuple[Piece, ...] = ()
         self.stream: Iterable[Piece] | AsyncIterable[Piece] | None = None
         """Members that are read while they are submitted, so that they never are in memory at
@@ -300,7 +301,7 @@ class Node(Later):
         dag: Dag,
         name: str,
         piece: Piece,
-        after: tuple[str | Node, ...],
+        after: tuple[Any, ...],
         run_if: tuple[Any, ...],
         on_failure: Policy,
         bind: bool | str | None,
@@ -372,9 +373,10 @@ class Dag(Composite):
         Raises:
             InvalidWorkflow: the name is taken or not valid, or an option is impossible.
         """
-        if not isinstance(name, str) or not name or "/" in name or len(name) > 128:
+        given: Any = name
+        if not isinstance(given, str) or not 0 < len(given) <= 128 or "/" in given:
             raise InvalidWorkflow(
-                f"a node's name is a text of 1-128 characters without '/', not {name!r:.80}"
+                f"a node's name is a text of 1-128 characters without '/', not {given!r:.80}"
             )
         if name in self._nodes:
             raise InvalidWorkflow(f"the dag has a node {name!r} already")
@@ -547,7 +549,7 @@ def first_job(piece: Piece) -> Any:
         item = stack.pop()
         if not isinstance(item, Composite):
             return item
-        stack.extend(item.parts())
+        stack.extend(reversed(tuple(item.parts())))
     return None
 
 

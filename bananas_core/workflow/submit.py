@@ -7,7 +7,7 @@ the same id completes the workflow, else it ends at its deadline.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -168,7 +168,7 @@ class _Writer:
         return replace(made, message=message, waiting=record.waiting, scope=record.job is None)
 
 
-async def _members(stream: Any) -> AsyncIterator[Piece]:
+async def _members(stream: Any) -> AsyncGenerator[Piece, None]:
     if isinstance(stream, AsyncIterable):
         async for member in stream:
             yield member

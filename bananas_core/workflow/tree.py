@@ -9,7 +9,7 @@ import msgspec
 
 from bananas_core.job import Job
 from bananas_core.results import ResultBackend
-from bananas_core.workflow.node import NodeInfo, grown_key, info_of, node_id, seal_key
+from bananas_core.workflow.node import Grown, Kind, NodeInfo, grown_key, info_of, node_id, seal_key
 
 BATCH: Final = 500
 
@@ -39,8 +39,10 @@ async def walk(backend: ResultBackend, root: Job, most: int | None = None) -> As
 async def children(
     backend: ResultBackend, scope: Job, info: NodeInfo, most: int | None = None
 ) -> AsyncIterator[tuple[Job, NodeInfo]]:
-    """The records directly in a scope, in order."""
+    """The records directly in a scope, in order. ``most``: of a group."""
     size = await size_of(backend, scope, info)
+    if info.kind is not Kind.GROUP:
+        most = None
     last = size if most is None or size is None else min(size, most)
     i = 0
     while last is None or i < last:
@@ -64,14 +66,13 @@ async def size_of(backend: ResultBackend, scope: Job, info: NodeInfo) -> int | N
     return None if seal is None else msgspec.json.decode(seal.value, type=int)
 
 
-async def _all_grown(backend: ResultBackend, workflow: str) -> dict[str, tuple[int, list[str]]]:
-    """Of each node that added scopes to itself: in which run, and their ids."""
-    found: dict[str, tuple[int, list[str]]] = {}
+async def _all_grown(backend: ResultBackend, workflow: str) -> dict[str, Grown]:
+    """By job id, what nodes added to themselves."""
+    found: dict[str, Grown] = {}
     prefix = after = grown_key(workflow, "")
     while docs := await backend.docs(prefix, after=after):
         for doc in docs:
-            value = msgspec.json.decode(doc.value)
-            found[doc.key.removeprefix(prefix)] = (value["fence"], value["ids"])
+            found[doc.key.removeprefix(prefix)] = msgspec.json.decode(doc.value, type=Grown)
         after = docs[-1].key
     return found
 
@@ -82,15 +83,15 @@ async def _walk(
     info: NodeInfo,
     depth: int,
     most: int | None,
-    grown: dict[str, tuple[int, list[str]]],
+    grown: dict[str, Grown],
 ) -> AsyncIterator[Found]:
     below: list[Job] = []
     left_out = 0
     if info.kind is None:
-        fence, ids = grown.get(job.id, (0, []))
-        if ids and fence == job.fence:
-            below = [scope for scope in await backend.get(ids) if scope is not None]
-    elif most is not None:
+        added = grown[job.id].scopes if job.id in grown else {}
+        ids = [id for id, fence in added.items() if fence == job.fence]
+        below = [scope for scope in await backend.get(ids) if scope is not None] if ids else []
+    elif most is not None and info.kind is Kind.GROUP:
         left_out = max(0, (await size_of(backend, job, info) or 0) - most)
     yield Found(job=job, info=info, depth=depth, left_out=left_out)
     for scope in below:

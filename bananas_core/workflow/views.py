@@ -73,9 +73,7 @@ def state_of(job: Job) -> JobState:
 
 def is_skipped(job: Job) -> bool:
     """Its condition did not hold."""
-    return (
-        job.state is JobState.CANCELLED and job.error is not None and job.error.type == SKIPPED
-    )
+    return job.state is JobState.CANCELLED and job.error is not None and job.error.type == SKIPPED
 
 
 def progress(counts: Mapping[JobState, int]) -> Progress:

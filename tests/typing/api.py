@@ -4,7 +4,20 @@ Not run."""
 from datetime import timedelta
 from typing import assert_type
 
-from bananas import Backoff, Bananas, Client, Job, JobSpec, JobState, Priority, RetryPolicy
+from bananas import (
+    Backoff,
+    Bananas,
+    Client,
+    Job,
+    JobSpec,
+    JobState,
+    Priority,
+    RetryPolicy,
+    Workflow,
+    chain,
+    chord,
+    group,
+)
 
 app = Bananas("redis://localhost:6379/0", result_backend_url=None, namespace="bananas", plugins=[])
 
@@ -41,6 +54,10 @@ async def right() -> None:
     assert_type(add(1, 2), int)
     assert_type(add.submit_blocking(1, 2).result_blocking(), int)
     client = Client("redis://localhost:6379")
+    assert_type(await chain(thumbnail.job("a"), add.step(b=1)).submit(), Workflow)
+    assert_type(await (thumbnail.job("a") | add.job()).submit(workflow_id="w"), Workflow)
+    assert_type(group(add.job(n, 1) for n in range(3)).submit_blocking(), Workflow)
+    assert_type(await (await chord([add.job(1, 1)], slow.job()).submit()).status(), JobState)
     assert_type(client.submit_job("n", payload={"a": 1}, priority=Priority.HIGH), str)
 
 
@@ -48,7 +65,7 @@ async def wrong() -> None:
     await thumbnail.submit("a", sze=1)  # E: call-arg
     await thumbnail.submit(1)  # E: arg-type
     await thumbnail.submit()  # E: call-arg
-    thumbnail.job("a", "b")  # E: arg-type
+    thumbnail.job("a", "b")  # E: call-overload
     thumbnail.job("a").options(colour="red")  # E: call-arg
     add.submit_blocking("a", 1)  # E: arg-type
     add("a", 1)  # E: arg-type

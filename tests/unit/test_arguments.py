@@ -17,6 +17,7 @@ from bananas_core.app import Bananas
 from bananas_core.arguments import convert_result
 from bananas_core.errors import ConfigurationError, InvalidPayload, PayloadTooLarge
 from bananas_core.task import Task
+from bananas_core.testing.helpers import memory_app
 
 
 class Colour(enum.Enum):
@@ -136,7 +137,6 @@ def test_what_is_wrong_inside_an_argument_is_told() -> None:
 @pytest.mark.parametrize(
     ("args", "kwargs", "text"),
     [
-        ((), {}, "needs argument 'a'"),
         ((1, 2, 3), {}, "takes 2 positional"),
         ((1,), {"a": 2}, "'a' twice"),
         ((1,), {"c": 2}, "no argument 'c'"),
@@ -147,6 +147,20 @@ def test_a_call_that_does_not_fit_is_refused(args: Any, kwargs: Any, text: str) 
 
     with pytest.raises(InvalidPayload, match=text):
         task_of(work).job(*args, **kwargs)
+
+
+async def test_a_missing_argument_is_refused_when_the_job_is_sent() -> None:
+    app = memory_app()
+
+    @app.task
+    async def work(a: int, b: int = 0) -> None: ...
+
+    assert work.job().lacks == ("a",)
+    async with app:
+        with pytest.raises(InvalidPayload, match="needs argument 'a'"):
+            await work.job().submit()
+        with pytest.raises(InvalidPayload, match="needs argument 'a'"):
+            await work.submit()  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

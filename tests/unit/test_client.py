@@ -120,7 +120,7 @@ async def test_threads_use_the_loop_that_has_the_app_open() -> None:
     async with app:
         job = await asyncio.to_thread(work.submit_blocking)
         assert await job.status() is JobState.PENDING
-    assert not app._portal.running
+    assert not app.connections.background
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

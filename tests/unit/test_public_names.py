@@ -42,7 +42,12 @@ NAMES = [
     "TransportUnavailable",
     "UnknownTask",
     "UnsupportedCapability",
+    "Workflow",
+    "chain",
+    "chord",
     "current_job",
+    "dag",
+    "group",
     "hookimpl",
 ]
 

@@ -152,6 +152,16 @@ class Orphans(Suite):
         assert await backend.sessions() == []
         assert not (await finish_one(backend, running)).accepted
 
+    @promise("L16", "L19")
+    async def test_an_ended_session_is_told_what_it_had_lost(self, harness: Harness) -> None:
+        backend, session = await harness.backend(), harness.session()
+        old = await started(backend, harness.session())
+        await finish_one(backend, old, OutcomeKind.HANDBACK)
+        mine = await claim_one(backend, session, job_of(id=old.id), gen=2)
+        answer = await backend.renew(who(session), beats(old, mine), mode=RenewMode.ENDED)
+        assert answer.lost == ((old.id, old.fence),)
+        assert (await record(backend, mine.id)).deaths == 1
+
 
 class Lapsing(Suite):
     @promise("L34")
@@ -231,6 +241,18 @@ class Lapsing(Suite):
         assert (job.state, job.deaths, job.attempt) == (JobState.PENDING, 0, 1)
         assert job.attempts[0].outcome == "lost"
         assert [record.session.id for record in await backend.sessions()] == [session]
+
+    @promise("L14", "L20")
+    @takes(20)
+    async def test_a_claim_alone_forgives_nothing(self, harness: Harness) -> None:
+        backend, session = await harness.backend(), harness.session()
+        lost = await started(backend, session)
+        await pass_time(harness, backend, CLAIM_TTL + 3)
+        again = await claim_one(backend, session, job_of(id=lost.id), gen=2)
+        assert (again.attempt, again.deaths) == (2, 1)
+        answer = await backend.renew(who(session), beats(again))
+        assert answer.lost == ()
+        assert (await record(backend, lost.id)).deaths == 0
 
     @promise("L35")
     @takes(40)

@@ -78,6 +78,7 @@ class Holding(Suite):
             await run(backend, session, second)
 
     @promise("U2")
+    @takes(42)
     async def test_a_late_follow_up_does_not_free_the_next_ones_key(self, harness: Harness) -> None:
         backend, session = await harness.backend(), harness.session()
         first = id_of(await submit(backend, "k"))
@@ -483,6 +484,7 @@ class Conflicting(Suite):
         raise AssertionError("it makes more calls than thought possible")
 
     @promise("U10")
+    @takes(42)
     async def test_a_newer_job_goes_before_a_follow_up(self, harness: Harness) -> None:
         backend, session = await harness.backend(), harness.session()
         keep = rule(OnConflict.KEEP_LAST)
