@@ -35,9 +35,10 @@ from benchmarks.lab import Lab
 from benchmarks.plan import FULL, QUICK, Profile, Step, steps
 from benchmarks.report import Report, Sample, summarise, tables
 from integration.servers import RedisServer, ValkeyServer
+from integration.servers.redis import Fsync
 
 OUT: Final = ROOT / "docs" / "data"
-DURABLE: Final = {"none": None, "everysec": "everysec", "always": "always"}
+DURABLE: Final[dict[str, Fsync | None]] = {"none": None, "everysec": "everysec", "always": "always"}
 
 
 def main() -> int:

@@ -218,7 +218,9 @@ def measure(kind: Kind, samples: Sequence[Sample]) -> Measure:
     for subject in dict.fromkeys(s.subject for s in mine):
         found = [s for s in mine if s.subject == subject]
         values = [s.figures[kind.figure] for s in found]
-        cpu = [middle([s.figures[name] for s in found]) for name in kind.cpu or ()] or [None, None]
+        cpu: list[float | None] = [None, None]
+        if kind.cpu is not None:
+            cpu = [middle(s.figures[name] for s in found) for name in kind.cpu]
         rows.append(
             Row(
                 subject=subject,

@@ -119,7 +119,7 @@ def main() -> None:
     def takes() -> list[tuple[object, ...]]:
         """As many as may be under way; one at a time while the queue is empty."""
         nonlocal batch
-        made = []
+        made: list[tuple[object, ...]] = []
         for _ in range((AHEAD if busy else 1) - sum(map(bool, asked))):
             batch += 1
             asked.append(batch)
@@ -132,6 +132,8 @@ def main() -> None:
         taken, answer = asked.popleft(), wire.read()
         if not taken:
             continue
+        ids: list[bytes]
+        messages: list[bytes]
         ids, messages = answer  # type: ignore[misc]
         busy = bool(ids)
         if not busy:
