@@ -52,7 +52,8 @@ faults: venv ## Kill, cut and restart things while jobs run
 
 bench: venv ## Measure Bananas and its peers, ten minutes at most
 	@scripts/install_servers.sh $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@$(BIN)/python -c 'import hiredis, matplotlib, redis' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks $(BENCH)
 
 bench-sqlite: venv ## Measure Bananas and a plain loop on SQLite

@@ -51,6 +51,7 @@ def main() -> int:
     parser.add_argument("--bananas-url", metavar="URL", help="run Bananas on this broker instead")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the JSON and the pictures")
     options = parser.parse_args()
+    check(options, parser)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that processes are ended
     profile = FULL if options.full else QUICK
     console = Console(width=None if sys.stdout.isatty() else 150)
@@ -83,11 +84,26 @@ def main() -> int:
     return 1 if report.failures else 0
 
 
+def check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """A name with a typo would measure nothing, quietly."""
+    subjects = {*PEERS, *(name for s in our_subjects() for name in names_of(s))}
+    measures = {step.measure for step in steps(QUICK, our_subjects())}
+    for given, known in ((options.only, subjects), (options.measure, measures)):
+        unknown = {name.strip().lower() for name in (given or "").split(",") if name} - known
+        if unknown:
+            parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+
+
+def names_of(subject: Subject) -> set[str]:
+    """How ``--only`` may call it."""
+    return {subject.name.lower(), subject.name.split()[0].lower()}
+
+
 def find_subjects(only: str | None, samples: list[Sample], console: Console) -> Iterator[Subject]:
     """Ours first; a peer that can't be installed is noted as failed."""
     wanted = None if only is None else {name.strip().lower() for name in only.split(",")}
     for subject in our_subjects():
-        if wanted is None or {subject.name.lower(), subject.name.split()[0].lower()} & wanted:
+        if wanted is None or names_of(subject) & wanted:
             yield subject
     for name in PEERS:
         if wanted is None or name in wanted:

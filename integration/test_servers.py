@@ -155,11 +155,19 @@ def test_tls_refuses_plain_connections() -> None:
             ssl.create_default_context().wrap_socket(plain, server_hostname=HOST)
 
 
+def test_a_unix_socket_is_made_if_asked_for(kind: type[RedisServer]) -> None:
+    with kind(unix_socket=True) as server, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(server.socket_path))
+        client.sendall(b"PING\r\n")
+        assert client.recv(100) == b"+PONG\r\n"
+
+
 def test_sentinel_promotes_the_replica_of_a_dead_primary() -> None:
     need(RedisServer)
     with RedisServer() as primary, RedisServer(replicaof=primary) as replica:
         eventually(lambda: replica.info("replication").get("master_link_status") == "up")
         with SentinelServer({"main": primary}, down_after=0.3, failover_timeout=5) as sentinel:
+            assert sentinel.url == f"redis+sentinel://{HOST}:{sentinel.port}/main/0"
             assert sentinel.primary("main") == (HOST, primary.port)
             primary.kill()
             eventually(lambda: sentinel.primary("main") == (HOST, replica.port))

@@ -35,6 +35,7 @@ class RedisServer(Server):
         users: ACL rules by user name, such as ``{"app": "on >secret ~* +@all"}``.
         tls: encrypted connections only, with a certificate for loopback (``ca_file``).
         replicaof: a running server that this one copies.
+        unix_socket: listen on ``socket_path`` too.
         settings: any other directives of the configuration file.
     """
 
@@ -51,6 +52,7 @@ class RedisServer(Server):
         users: Mapping[str, str] | None = None,
         tls: bool = False,
         replicaof: RedisServer | None = None,
+        unix_socket: bool = False,
         settings: Mapping[str, str] | None = None,
         folder: Path | None = None,
         detached: bool = False,
@@ -67,6 +69,7 @@ class RedisServer(Server):
             **({} if maxmemory is None else {"maxmemory": maxmemory}),
             **({} if password is None else dict.fromkeys(PASSWORDS, quoted(password))),
             **({} if replicaof is None else {"replicaof": f"{HOST} {replicaof.port}"}),
+            **({"unixsocket": str(self.socket_path)} if unix_socket else {}),
             **(settings or {}),
         }
         if tls:
@@ -93,6 +96,10 @@ class RedisServer(Server):
     def ca_file(self) -> Path:
         """The certificate that clients of a ``tls`` server must trust."""
         return self.folder / "ca.crt"
+
+    @property
+    def socket_path(self) -> Path:
+        return self.folder / f"{self.name}.sock"
 
     def command(self) -> Sequence[str | Path]:
         # In a file, so that passwords are not in the list of processes.
@@ -206,6 +213,13 @@ class SentinelServer(RedisServer):
 
     def command(self) -> Sequence[str | Path]:
         return [*super().command(), "--sentinel"]
+
+    @property
+    def url(self) -> str:
+        """Of the first primary, by way of this Sentinel."""
+        name, server = next(iter(self.primaries.items()))
+        login = "" if server.password is None else f":{quote(server.password, safe='')}@"
+        return f"redis+sentinel://{login}{HOST}:{self.port}/{quote(name)}/0"
 
     def primary(self, name: str) -> tuple[str, int]:
         """Host and port of the primary as this Sentinel sees it."""
