@@ -126,8 +126,11 @@ def run(wanted: Sequence[Step], lab: Lab, end: float, console: Console) -> Itera
     )
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=len(wanted))
+        begun, told = time.monotonic(), ""
         for together, group in groupby(wanted, key=lambda step: step.together):
             batch = list(group)
+            if not console.is_terminal and together:
+                console.print(f"{time.monotonic() - begun:4.0f} s  {batch[0].measure}")
             if together:
                 progress.update(bar, description=f"{batch[0].measure} of {len(batch)} at once")
                 with ThreadPoolExecutor(len(batch)) as pool:
@@ -136,6 +139,9 @@ def run(wanted: Sequence[Step], lab: Lab, end: float, console: Console) -> Itera
                         yield sample
                 continue
             for step in batch:
+                if not console.is_terminal and step.measure != told:  # a log has no moving bar
+                    told = step.measure
+                    console.print(f"{time.monotonic() - begun:4.0f} s  {told}")
                 at = "" if step.x is None else f" at {step.x:,.0f}"
                 progress.update(bar, description=f"{step.measure}{at}: {step.subject}")
                 yield take(step, lab, end)
