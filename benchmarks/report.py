@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 from rich.table import Table
 
-from benchmarks.measures import GIVE_UP, Figures
+from benchmarks.measures import DRAIN_SECONDS, GIVE_UP, Figures
 from benchmarks.plan import SIMPLE, TIGHT
 
 SCHEMA: Final = "bananas-bench/1"
@@ -276,7 +276,7 @@ def notes(samples: Sequence[Sample]) -> str:
     if any(s.figures.get("never") for s in samples):
         found.append(f"not within {GIVE_UP:.0f} s")
     if short := max((s.figures.get("short", 0) for s in samples), default=0):
-        found.append(f"{short:.0f} jobs not started in time")
+        found.append(f"the first {DRAIN_SECONDS:.0f} s only: up to {short:.0f} jobs were left")
     if twice := max((s.figures.get("twice", 0) for s in samples), default=0):
         found.append(f"{twice:.0f} jobs ran twice")
     return "; ".join(found)
@@ -287,6 +287,10 @@ SHOW: Final[dict[str, Callable[[float], str]]] = {
     "bytes": lambda value: f"{value / (1 << 20):.0f} MiB",
     "s": lambda value: f"{value:.1f} s" if value >= 1 else shown_small(value),
 }
+
+
+def marks(note: str) -> str:
+    return " *" if note else ""
 
 
 def shown_small(seconds: float) -> str:
@@ -324,7 +328,9 @@ def tables(report: Report) -> list[Table]:
             at = {point.subject: point for point in line.points if point.x == x}
             table.add_row(
                 f"{x:,.0f}",
-                *(f"{at[s].value:,.0f} {at[s].note}" if s in at else "" for s in subjects),
+                *(f"{at[s].value:,.0f}{marks(at[s].note)}" if s in at else "" for s in subjects),
             )
+        notes_below = dict.fromkeys(f"* {p.subject}: {p.note}" for p in line.points if p.note)
+        table.caption = "\n".join(notes_below) or None
         made.append(table)
     return made

@@ -166,7 +166,7 @@ def test_what_spoils_a_figure_is_said_beside_it() -> None:
     report = report_of([sample("x", 0, 1.0, twice=2, short=3)])
     drain = next(m for m in report.measures if m.id == "drain")
     assert "2 jobs ran twice" in drain.rows[0].note
-    assert "3 jobs not started" in drain.rows[0].note
+    assert "up to 3 jobs were left" in drain.rows[0].note
 
 
 def test_a_failed_step_is_listed_and_spoils_no_other() -> None:

@@ -104,9 +104,16 @@ def curves(found: list[dict[str, Any]]) -> Iterator[str]:
         yield f"|--:|{'--:|' * len(subjects)}"
         for x in dict.fromkeys(point["x"] for point in curve["points"]):
             at = {p["subject"]: p for p in curve["points"] if p["x"] == x}
-            rates = [f"{at[s]['value']:,.0f}" if s in at else "" for s in subjects]
+            rates = [shown_point(at[s]) if s in at else "" for s in subjects]
             yield f"| {x:,.0f} | {' | '.join(rates)} |"
         yield ""
+        for point in curve["points"]:
+            if point["note"]:
+                yield f"\\* {point['subject']} at {point['x']:,.0f}: {point['note']}.\n"
+
+
+def shown_point(point: dict[str, Any]) -> str:
+    return f"{point['value']:,.0f}" + (" \\*" if point["note"] else "")
 
 
 def seconds(value: float) -> str:
