@@ -43,6 +43,8 @@ def figures(data: dict[str, Any]) -> Iterator[str]:
         f"(append-only file: {about['append_only']}), Python {about['python']}, {about['system']}, "
         f"{about['cores']} cores, {about['processor']}.\n"
     )
+    if all(subject["name"] != "Bananas" for subject in data["subjects"]):
+        yield "Bananas was left out of this run.\n"
     measures = {measure["id"]: measure for measure in data["measures"]}
     for title, columns in TABLES.items():
         shown = [(measures[id], label) for id, label in columns if id in measures]
@@ -119,7 +121,9 @@ def shown_point(point: dict[str, Any]) -> str:
 def seconds(value: float) -> str:
     if value >= 1:
         return f"{value:.1f} s"
-    return f"{value * 1e3:.2g} ms" if value >= 1e-3 else f"{value * 1e6:.0f} µs"
+    if value < 1e-3:
+        return f"{value * 1e6:.0f} µs"
+    return f"{value * 1e3:.{0 if value >= 0.01 else 1}f} ms"
 
 
 SHOW: Final[dict[str, Callable[[float], str]]] = {
