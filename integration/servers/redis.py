@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Literal
 from urllib.parse import quote, urlencode
 
 from integration.servers.base import HOST, Server, ServerMissing
-from integration.servers.resp import ReplyError, ServerReply, request
+from integration.servers.resp import ServerReply, request
 from integration.servers.tls import make_certificates
 
 Fsync = Literal["always", "everysec", "no"]
@@ -147,13 +147,9 @@ class RedisServer(Server):
         return {name: value for name, colon, value in lines if colon}
 
     def answers(self) -> bool:
-        """By its pid: another server may have taken the port."""
-        try:
-            return self.info("server", within=PROBE)["process_id"] == str(self.pid)
-        except ReplyError as error:
-            if str(error).startswith("LOADING"):  # its data, after a restart
-                return False
-            raise
+        """By its pid, as another server may have taken the port, and with its data loaded."""
+        info = self.info(within=PROBE)
+        return info["process_id"] == str(self.pid) and info.get("loading", "0") == "0"
 
     def _ask(self, connection: socket.socket, words: Sequence[str | int]) -> ServerReply:
         if self.password is not None:
