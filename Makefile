@@ -8,10 +8,11 @@ BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check integration simulate faults bench docs fmt clean
+.PHONY: help venv demo test check brokers brokers-down integration simulate faults bench bench-full
+.PHONY: bench-sqlite docs fmt clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## Create .venv and install Bananas with its development tools
 
@@ -29,7 +30,16 @@ check: venv ## Lint, formatting, types, import rules, wording, packages
 	scripts/check_words.sh
 	scripts/check_package.sh $(BIN)/python
 
+brokers: venv ## Start servers for local use in the background and print their URLs
+	@scripts/install_servers.sh $(BIN)/python
+	@$(BIN)/python -m integration.servers up
+
+brokers-down: venv ## Stop them and remove their folders
+	@$(BIN)/python -m integration.servers down
+
 integration: venv ## Run the conformance suite for real: real time, every level but stress
+	@scripts/install_servers.sh $(BIN)/python
+	$(BIN)/python -m pytest integration -q
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(BIN)/python -m bananas_core.testing.conformance "sqlite:///$$folder/jobs.db" \
 		--bananas-level extended -n 8
@@ -40,8 +50,17 @@ simulate: venv ## Run SEEDS seeds of the simulation on both memory forms
 faults: venv ## Kill, cut and restart things while jobs run
 	$(BIN)/python -m integration.faults
 
-bench: venv ## Measure Bananas and its peers
-	$(BIN)/python -m benchmarks
+bench: venv ## Measure Bananas and its peers, ten minutes at most
+	@scripts/install_servers.sh $(BIN)/python
+	@$(BIN)/python -c 'import hiredis, matplotlib, redis' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-sqlite: venv ## Measure Bananas and a plain loop on SQLite
+	$(BIN)/python -m benchmarks.sqlite
+
+bench-full: venv ## The same with more rounds, more jobs and all peers' redelivery: an hour at most
+	@$(MAKE) --no-print-directory bench BENCH="--full $(BENCH)"
 
 docs: venv ## Build the documentation, run its code and compare its generated lists
 	$(BIN)/python -m mkdocs build --strict --quiet

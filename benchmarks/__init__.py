@@ -1,1 +1,5 @@
-"""Bananas and the bare loops that limit it, in one run: rates, ratios, CPU per job."""
+"""Bananas, the bare loops that limit it, and its peers, in one run on one machine.
+
+Nothing is imported here: peers run parts of this package in environments of their own, which have
+neither Bananas nor its dependencies.
+"""

@@ -1,6 +1,7 @@
 """Render the reference pages that are lists of what the code says.
 
     python scripts/render_docs.py           writes docs/reference/{guarantees,hooks,settings,cli}.md
+                                            and the figures of docs/explanation/benchmarks.md
     python scripts/render_docs.py --check   exits 1 and names the pages that are stale
 
 The words come from docstrings, field descriptions and help texts: change them there.
@@ -22,6 +23,7 @@ from types import NoneType
 from typing import Any, Literal
 
 import msgspec
+from render_bench import benchmarks
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -394,6 +396,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "hooks.md": hooks,
     "settings.md": settings,
     "cli.md": cli,
+    "../explanation/benchmarks.md": benchmarks,
 }
 
 

@@ -171,6 +171,10 @@ class FusedResultBackend:
         store = await self.connection.turn()
         return store.upkeep.prune(retention, limit, store.now())
 
+    async def erase(self) -> None:
+        """Remove everything of this name and namespace, messages too. Safe to repeat."""
+        (await self.connection.turn()).clear()
+
     async def last_due(self) -> float | None:
         store = await self.connection.turn()
         return store.upkeep.last_due

@@ -268,6 +268,11 @@ class SplitTransport:
         self._broker.queues[queue] = _Queue()
         return len(gone.ready()) + len(gone.buried)
 
+    async def erase(self) -> None:
+        """Remove all messages of this name and namespace. Safe to repeat."""
+        self._broker.queues.clear()
+        self._broker.leases.clear()
+
     def shares(self, backend: ResultBackend) -> bool:
         return False
 

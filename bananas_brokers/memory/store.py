@@ -25,13 +25,17 @@ class Store:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.bell = Bell()
+        self.clear()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open = 0
+
+    def clear(self) -> None:
+        """Start with nothing."""
         self.records = Records(self.bell)
         self.queues = Queues()
         self.documents = Documents()
         self.ledger = Ledger(self.records)
         self.upkeep = Upkeep(self.records, self.documents)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._open = 0
 
     def now(self) -> float:
         return self.clock.now()

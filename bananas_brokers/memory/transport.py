@@ -116,6 +116,11 @@ class FusedTransport:
         store = await self.connection.turn()
         return store.queues.purge(queue, store.now())
 
+    async def erase(self) -> None:
+        """Remove everything of this name and namespace, records too. Safe to repeat."""
+        (await self.connection.turn()).clear()
+        self._held = set()
+
     def shares(self, backend: ResultBackend) -> bool:
         return (
             isinstance(backend, FusedResultBackend)

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from bananas_brokers.sqlite import documents, lifecycle, prune, reads, upkeep
 from bananas_brokers.sqlite.database import Handle
+from bananas_brokers.sqlite.erase import erase
 from bananas_brokers.sqlite.records import Place, Records
 from bananas_brokers.sqlite.settings import read_settings
 from bananas_brokers.sqlite.tx import job_topic
@@ -193,6 +194,13 @@ class SQLiteResultBackend:
         return await self._handle.write(
             lambda tx: prune.prune(tx, self._place(), retention, limit, self._bookmarks)
         )
+
+    async def erase(self) -> None:
+        """Remove the whole namespace, also what the transport has in it; whatever its age, live or
+        not. Nobody may use the namespace meanwhile, nor this object afterwards."""
+        ns = self._handle.ns
+        while await self._handle.write(lambda tx: erase(tx, ns)):
+            pass
 
     async def last_due(self) -> float | None:
         ns = self._handle.ns

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from bananas_brokers.sqlite import fused, lifecycle, mailbox
 from bananas_brokers.sqlite.database import Handle
+from bananas_brokers.sqlite.erase import erase
 from bananas_brokers.sqlite.records import Place, Records
 from bananas_brokers.sqlite.results import SQLiteResultBackend
 from bananas_brokers.sqlite.settings import read_settings
@@ -144,6 +145,12 @@ class SQLiteTransport:
     async def purge(self, queue: str) -> int:
         ns = self._handle.ns
         return await self._handle.write(lambda tx: mailbox.purge(tx, ns, self._now(), queue))
+
+    async def erase(self) -> None:
+        """Remove the namespace; see ``SQLiteResultBackend.erase``."""
+        ns = self._handle.ns
+        while await self._handle.write(lambda tx: erase(tx, ns)):
+            pass
 
     def shares(self, backend: ResultBackend) -> bool:
         return (

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from bananas_core.cli import conformance, doctor, inspect, jobs, limits, queues, worker, workflow
+from bananas_core.cli import (
+    bench,
+    conformance,
+    doctor,
+    inspect,
+    jobs,
+    limits,
+    queues,
+    worker,
+    workflow,
+)
 from bananas_core.cli.run import Command, Commands
 
 HELP = "Bananas: a job queue that means the same thing on every broker."
@@ -41,6 +51,7 @@ def make_cli() -> typer.Typer:
         inspect.health,
         doctor.doctor,
         conformance.conformance,
+        bench.bench,
     ):
         cli.command(cls=Command)(command)
     return cli

@@ -54,6 +54,7 @@ from bananas_core.keyvalue.store import Change, Entry, KeyValueStore
 
 SCHEMA: Final = 1
 MAX_DOC: Final = 256 * 1024
+ERASE_PAGE: Final = 500
 LOOK: Final = 1.0
 """Seconds after which a waiter looks for itself."""
 
@@ -250,6 +251,12 @@ class KeyValueBackend:
     async def prune(self, retention: Retention, limit: int) -> int:
         await self._feed.prune(await self.store.now() - retention.events)
         return await self._pruner.prune(retention, limit)
+
+    async def erase(self) -> None:
+        """Remove everything in the store's namespace, whatever its age, live or not. Nobody may
+        use it meanwhile. Safe to repeat."""
+        while entries := await self.store.scan("", "", ERASE_PAGE):
+            await self.store.write([Change(key=entry.key, value=None) for entry in entries])
 
     async def last_due(self) -> float | None:
         return await self._dues.last()

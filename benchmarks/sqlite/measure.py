@@ -115,6 +115,6 @@ def _summary(name: str, found: list[Sample], limit: list[Sample]) -> Summary:
 def _environment() -> dict[str, Any]:
     import os
 
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path}

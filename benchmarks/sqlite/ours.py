@@ -11,7 +11,7 @@ from bananas import Bananas
 from bananas_core.clock import SystemClock
 from bananas_core.renew import LoopKeeper
 from bananas_core.worker import Worker, WorkerOptions
-from benchmarks.measure import Stopwatch, report, timed
+from benchmarks.sqlite.measure import Stopwatch, report, timed
 
 CONCURRENCY = 100
 

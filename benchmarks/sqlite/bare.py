@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from bananas_brokers.sqlite import rows, schema
-from benchmarks.measure import report, timed
-from benchmarks.workload import BATCH, CLAIM, MESSAGE
+from benchmarks.sqlite.measure import report, timed
+from benchmarks.sqlite.workload import BATCH, CLAIM, MESSAGE
 
 CLAIMED = bytes(70)
 """A record's detail with its first claim."""

@@ -1,0 +1,336 @@
+"""From samples to medians, ranges and ratios: what is printed and written as JSON."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+from rich.table import Table
+
+from benchmarks.measures import DRAIN_SECONDS, GIVE_UP, Figures
+from benchmarks.plan import SIMPLE, TIGHT
+
+SCHEMA: Final = "bananas-bench/1"
+
+Unit = Literal["jobs/s", "s", "bytes"]
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of figures: which steps it comes from, and how it reads."""
+
+    id: str
+    title: str
+    step: str
+    figure: str
+    unit: Unit
+    better: Literal["higher", "lower"]
+    cpu: tuple[str, str] | None = None
+    """Names of the figures with the client's or worker's and the server's CPU per job."""
+
+
+WORKER_CPU: Final = ("worker_cpu_us", "server_cpu_us")
+BULK_CPU: Final = ("bulk_cpu_us", "bulk_server_cpu_us")
+MEASURES: Final = (
+    Kind(
+        id="submit_p50",
+        title="Submit, one after another, p50",
+        step="submit",
+        figure="p50",
+        unit="s",
+        better="lower",
+    ),
+    Kind(
+        id="submit_p99",
+        title="Submit, one after another, p99",
+        step="submit",
+        figure="p99",
+        unit="s",
+        better="lower",
+    ),
+    Kind(
+        id="bulk",
+        title="Submit in bulk",
+        step="flow",
+        figure="bulk",
+        unit="jobs/s",
+        better="higher",
+        cpu=BULK_CPU,
+    ),
+    Kind(
+        id="drain",
+        title="Drain without results, one worker process",
+        step="flow",
+        figure="drain",
+        unit="jobs/s",
+        better="higher",
+        cpu=WORKER_CPU,
+    ),
+    Kind(
+        id="drain_results",
+        title="Drain with results, one worker process",
+        step="flow with results",
+        figure="drain",
+        unit="jobs/s",
+        better="higher",
+        cpu=WORKER_CPU,
+    ),
+    Kind(
+        id="latency_p50",
+        title="From submit to start, idle worker, p50",
+        step="idle",
+        figure="latency_p50",
+        unit="s",
+        better="lower",
+    ),
+    Kind(
+        id="latency_p99",
+        title="From submit to start, idle worker, p99",
+        step="idle",
+        figure="latency_p99",
+        unit="s",
+        better="lower",
+    ),
+    Kind(
+        id="memory",
+        title="Memory of an idle worker",
+        step="idle",
+        figure="memory",
+        unit="bytes",
+        better="lower",
+    ),
+    Kind(
+        id="import",
+        title="Import of a module with a task",
+        step="import",
+        figure="seconds",
+        unit="s",
+        better="lower",
+    ),
+    Kind(
+        id="redelivery",
+        title="From kill -9 of a worker to the next start of its job",
+        step="redelivery",
+        figure="seconds",
+        unit="s",
+        better="lower",
+    ),
+)
+CURVES: Final = {
+    "depth": ("Drain with results by queued jobs", "jobs queued"),
+    "keys": ("Drain with results by routing keys", "routing keys"),
+    "priorities": ("Drain with results by priorities in use", "priorities"),
+    "payload": ("Drain without results by payload", "bytes of payload"),
+    "processes": ("Drain with results by worker processes", "worker processes"),
+}
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """One step's outcome: figures, or why there are none."""
+
+    measure: str
+    subject: str
+    round: int
+    x: float | None = None
+    figures: Figures = {}
+    failed: str | None = None
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One subject's median, lowest and highest of all rounds. The ratios are medians of each
+    round's own pair with a loop. CPU is microseconds per job."""
+
+    subject: str
+    value: float
+    low: float
+    high: float
+    rounds: int
+    to_simple: float | None = None
+    to_tight: float | None = None
+    client_cpu_us: float | None = None
+    server_cpu_us: float | None = None
+    note: str = ""
+
+
+class Measure(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    title: str
+    unit: Unit
+    better: Literal["higher", "lower"]
+    rows: list[Row]
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    subject: str
+    x: float
+    value: float
+    low: float
+    high: float
+    client_cpu_us: float
+    server_cpu_us: float
+    note: str = ""
+
+
+class Curve(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    title: str
+    x_label: str
+    points: list[Point]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON file. Times in seconds, sizes in bytes, rates in jobs per second."""
+
+    schema: str
+    about: dict[str, Any]
+    subjects: list[dict[str, Any]]
+    measures: list[Measure]
+    curves: list[Curve]
+    failures: list[str]
+
+
+def summarise(
+    samples: Sequence[Sample], about: dict[str, Any], subjects: list[dict[str, Any]]
+) -> Report:
+    good = [s for s in samples if s.failed is None]
+    return Report(
+        schema=SCHEMA,
+        about=about,
+        subjects=subjects,
+        measures=[m for m in (measure(kind, good) for kind in MEASURES) if m.rows],
+        curves=[c for c in (curve(id, good) for id in CURVES) if c.points],
+        failures=[
+            f"{s.subject}, {s.measure}{'' if s.x is None else f' at {s.x:g}'}: {s.failed}"
+            for s in samples
+            if s.failed is not None
+        ],
+    )
+
+
+def measure(kind: Kind, samples: Sequence[Sample]) -> Measure:
+    mine = [s for s in samples if s.measure == kind.step and s.x is None]
+    loops = {
+        name: {s.round: s.figures[kind.figure] for s in mine if s.subject == name}
+        for name in (SIMPLE, TIGHT)
+    }
+    rows = []
+    for subject in dict.fromkeys(s.subject for s in mine):
+        found = [s for s in mine if s.subject == subject]
+        values = [s.figures[kind.figure] for s in found]
+        cpu: list[float | None] = [None, None]
+        if kind.cpu is not None:
+            cpu = [middle(s.figures[name] for s in found) for name in kind.cpu]
+        rows.append(
+            Row(
+                subject=subject,
+                value=statistics.median(values),
+                low=min(values),
+                high=max(values),
+                rounds=len(values),
+                to_simple=ratio(found, kind.figure, loops[SIMPLE]),
+                to_tight=ratio(found, kind.figure, loops[TIGHT]),
+                client_cpu_us=cpu[0],
+                server_cpu_us=cpu[1],
+                note=notes(found),
+            )
+        )
+    return Measure(id=kind.id, title=kind.title, unit=kind.unit, better=kind.better, rows=rows)
+
+
+def ratio(samples: Sequence[Sample], figure: str, loop: dict[int, float]) -> float | None:
+    pairs = [s.figures[figure] / loop[s.round] for s in samples if loop.get(s.round)]
+    return statistics.median(pairs) if pairs else None
+
+
+def curve(id: str, samples: Sequence[Sample]) -> Curve:
+    mine = [s for s in samples if s.measure == id]
+    points = []
+    for subject, x in dict.fromkeys((s.subject, s.x) for s in mine):
+        found = [s for s in mine if (s.subject, s.x) == (subject, x)]
+        values = [s.figures["drain"] for s in found]
+        assert x is not None
+        points.append(
+            Point(
+                subject=subject,
+                x=x,
+                value=statistics.median(values),
+                low=min(values),
+                high=max(values),
+                client_cpu_us=middle(s.figures["worker_cpu_us"] for s in found),
+                server_cpu_us=middle(s.figures["server_cpu_us"] for s in found),
+                note=notes(found),
+            )
+        )
+    title, label = CURVES[id]
+    return Curve(id=id, title=title, x_label=label, points=points)
+
+
+def middle(values: Iterable[float]) -> float:
+    return statistics.median(values)
+
+
+def notes(samples: Sequence[Sample]) -> str:
+    """What a reader must know to read the figure."""
+    found = []
+    if any(s.figures.get("never") for s in samples):
+        found.append(f"not within {GIVE_UP:.0f} s")
+    if short := max((s.figures.get("short", 0) for s in samples), default=0):
+        found.append(f"the first {DRAIN_SECONDS:.0f} s only: up to {short:.0f} jobs were left")
+    if twice := max((s.figures.get("twice", 0) for s in samples), default=0):
+        found.append(f"{twice:.0f} jobs ran twice")
+    return "; ".join(found)
+
+
+SHOW: Final[dict[str, Callable[[float], str]]] = {
+    "jobs/s": lambda value: f"{value:,.0f}",
+    "bytes": lambda value: f"{value / (1 << 20):.0f} MiB",
+    "s": lambda value: f"{value:.1f} s" if value >= 1 else shown_small(value),
+}
+
+
+def marks(note: str) -> str:
+    return " *" if note else ""
+
+
+def shown_small(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
+
+
+def tables(report: Report) -> list[Table]:
+    """For people, on a terminal."""
+    made = []
+    for item in report.measures:
+        show = SHOW[item.unit]
+        names = ["subject", item.unit, "range", "× simple", "× tight"]
+        table = Table(title=f"{item.title} ({item.better} is better)", title_justify="left")
+        with_cpu = any(row.client_cpu_us is not None for row in item.rows)
+        for name in [*names, *(["CPU µs/job", "server"] if with_cpu else []), "note"]:
+            table.add_column(name, justify="left" if name in ("subject", "note") else "right")
+        for row in item.rows:
+            cpu = [f"{v:.1f}" for v in (row.client_cpu_us, row.server_cpu_us) if v is not None]
+            table.add_row(
+                row.subject,
+                show(row.value),
+                f"{show(row.low)} – {show(row.high)}",
+                *("" if v is None else f"{v:.3g}" for v in (row.to_simple, row.to_tight)),
+                *cpu,
+                row.note,
+            )
+        made.append(table)
+    for line in report.curves:
+        table = Table(title=line.title, title_justify="left")
+        subjects = list(dict.fromkeys(point.subject for point in line.points))
+        table.add_column(line.x_label, justify="right")
+        for subject in subjects:
+            table.add_column(f"{subject}, jobs/s", justify="right")
+        for x in dict.fromkeys(point.x for point in line.points):
+            at = {point.subject: point for point in line.points if point.x == x}
+            table.add_row(
+                f"{x:,.0f}",
+                *(f"{at[s].value:,.0f}{marks(at[s].note)}" if s in at else "" for s in subjects),
+            )
+        notes_below = dict.fromkeys(f"* {p.subject}: {p.note}" for p in line.points if p.note)
+        table.caption = "\n".join(notes_below) or None
+        made.append(table)
+    return made

@@ -1,0 +1,1 @@
+"""Bananas on SQLite and the plain sqlite3 loop that limits it."""

