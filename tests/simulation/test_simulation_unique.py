@@ -15,7 +15,7 @@ from tests.simulation.test_simulation import CHUNK, FIRST, SEEDS, fused, split
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
-LAST = FIRST + (SEEDS + 2) // 3
+LAST = FIRST + (SEEDS + 3) // 4
 
 
 def run_seeds(begin: int, end: int, form: Any) -> None:
