@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from bananas_core.worker import run_until_idle
 
 @pytest.fixture(params=["memory", "memory split", "sqlite"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    name = uuid.uuid4().hex  # a memory store may outlive the test that used it
     return {
-        "memory": "memory://erase",
-        "memory split": "memory://erase?form=split",
+        "memory": f"memory://{name}",
+        "memory split": f"memory://{name}?form=split",
         "sqlite": f"sqlite:///{tmp_path}/erase.db",
     }[request.param]
 
