@@ -10,7 +10,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import platform
 import resource
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -52,7 +55,13 @@ def main() -> int:
                 rows.append({"on": place, **_sample(url, size, options.nodes)})
     Console().print(_table(rows))
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+        about = {
+            "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version,
+            "cores": os.cpu_count(),
+            "nodes": options.nodes,
+        }
+        options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
     return 0
 
 

@@ -1,7 +1,7 @@
 """Render the reference pages that are lists of what the code says.
 
     python scripts/render_docs.py           writes docs/reference/{guarantees,hooks,settings,cli}.md
-                                            and the figures of docs/explanation/benchmarks.md
+                                            and the figures of docs/explanation
     python scripts/render_docs.py --check   exits 1 and names the pages that are stale
 
 The words come from docstrings, field descriptions and help texts: change them there.
@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import msgspec
 from render_bench import benchmarks
+from render_workflows import workflows
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -397,6 +398,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings,
     "cli.md": cli,
     "../explanation/benchmarks.md": benchmarks,
+    "../explanation/workflows.md": workflows,
 }
 
 

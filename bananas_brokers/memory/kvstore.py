@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 from weakref import WeakKeyDictionary
 
 import msgspec
+from sortedcontainers import SortedDict
 
 from bananas_brokers.memory.bell import Bell, wait_for
 from bananas_brokers.memory.connection import Connection
@@ -46,16 +46,21 @@ class Shelf:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.bell = Bell()
-        self.values: dict[str, _Value] = {}
-        self.order: list[str] = []
+        self.values: SortedDict = SortedDict()  # key → _Value
         self.numbers: dict[str, int] = {}
         self._version = 0
 
     def get(self, key: str) -> _Value | None:
-        found = self.values.get(key)
+        found = self.look(key)
+        if found is None:
+            self.drop(key)
+        return found
+
+    def look(self, key: str) -> _Value | None:
+        """The same, leaving one that has expired where it is."""
+        found: _Value | None = self.values.get(key)
         if found is None or found.expires_at is None or found.expires_at > self.clock.now():
             return found
-        self.drop(key)
         return None
 
     def put(self, change: Change) -> int:
@@ -63,16 +68,13 @@ class Shelf:
         if change.value is None:
             self.drop(change.key)
         else:
-            if change.key not in self.values:
-                insort(self.order, change.key)
             expires_at = None if change.ttl is None else self.clock.now() + change.ttl
             self.values[change.key] = _Value(change.value, self._version, expires_at)
         self.bell.ring(change.key)
         return self._version
 
     def drop(self, key: str) -> None:
-        if self.values.pop(key, None) is not None:
-            self.order.pop(bisect_right(self.order, key) - 1)
+        self.values.pop(key, None)
 
 
 _shelves: Final[WeakKeyDictionary[Store, Shelf]] = WeakKeyDictionary()
@@ -133,14 +135,19 @@ class MemoryKeyValueStore:
 
     async def scan(self, prefix: str, after: str, limit: int) -> list[Entry]:
         await self._before("scan")
-        order = self._shelf.order
-        place = max(bisect_left(order, prefix), bisect_right(order, after))
         found: list[Entry] = []
-        while len(found) < limit and place < len(order) and order[place].startswith(prefix):
-            entry = self._entry(order[place])
-            if entry is not None:  # else it had expired, and the next one has its place now
-                found.append(entry)
-                place += 1
+        expired: list[str] = []
+        shelf, first = self._shelf, max(prefix, after)
+        for key in shelf.values.irange(first, inclusive=(first != after, True)):
+            if len(found) == limit or not key.startswith(prefix):
+                break
+            entry = shelf.look(key)
+            if entry is None:
+                expired.append(key)
+            else:
+                found.append(Entry(key=key, value=entry.value, version=entry.version))
+        for key in expired:
+            shelf.drop(key)
         await self._after("scan")
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib.util import find_spec
 
 import msgspec
 
@@ -33,7 +34,8 @@ def read_settings(url: str) -> Settings:
     """The settings of a URL.
 
     Raises:
-        ConfigurationError: not ``memory://``, something other than a name, or an unknown option.
+        ConfigurationError: not ``memory://``, something other than a name, or an unknown option,
+            or the split form without the package that it needs.
     """
     parsed = parse_url(url)
     if parsed.scheme != "memory":
@@ -41,4 +43,9 @@ def read_settings(url: str) -> Settings:
     if parsed.path or parsed.port is not None or parsed.user is not None:
         raise ConfigurationError("memory:// takes only a name, e.g. memory://tests")
     # The parser lower-cases host names, so names that differ only in case are one.
-    return Settings(name=parsed.host, **read_options(parsed, {"form": Form}))
+    settings = Settings(name=parsed.host, **read_options(parsed, {"form": Form}))
+    if settings.form is Form.SPLIT and find_spec("sortedcontainers") is None:
+        raise ConfigurationError(
+            'memory://…?form=split needs sortedcontainers: pip install "bananas[testing]"'
+        )
+    return settings
