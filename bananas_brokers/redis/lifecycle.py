@@ -1,0 +1,452 @@
+"""The life of records: put, claim, finish, signal. What is usual is one script; what is not is
+decided by ``state.py`` and written by compare-and-set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+
+from bananas_brokers.redis import header
+from bananas_brokers.redis.store import BATCH, BYTES, Store
+from bananas_core import state
+from bananas_core.job import (
+    Claim,
+    FinishAnswer,
+    Held,
+    Hint,
+    Job,
+    JobPut,
+    JobState,
+    Outcome,
+    OutcomeKind,
+    PutAnswer,
+    PutKind,
+    Ready,
+    Settled,
+    Signal,
+    SignalAnswer,
+    Verdict,
+    VerdictKind,
+)
+
+_LARGEST_GEN: Final = 0xFFFFFFFF
+
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+N = TypeVar("N", bound=_Named)
+
+
+async def put(store: Store, jobs: Sequence[JobPut], *, keep_for: float = 0.0) -> list[PutAnswer]:
+    """L7, L8. In order, so that equals stay in the order in which they were put."""
+    first: dict[str, JobPut] = {}
+    for job in jobs:
+        first.setdefault(job.id, job)
+    created: set[str] = set()
+    plain: list[JobPut] = []
+    others: list[JobPut] = []
+    for job in first.values():
+        if keep_for == 0 and header.is_plain(job):
+            if others:
+                created |= await _put_others(store, others, keep_for)
+                others = []
+            plain.append(job)
+        else:
+            if plain:
+                created |= await _put_plain(store, plain)
+                plain = []
+            others.append(job)
+    if plain:
+        created |= await _put_plain(store, plain)
+    if others:
+        created |= await _put_others(store, others, keep_for)
+    if len(created) == len(jobs) and not others and keep_for == 0:
+        guard = store.guard
+        return [
+            PutAnswer(kind=PutKind.CREATED, id=j.id, send=guard)
+            if header.is_plain(j)
+            else await _answer_one(store, j.id)
+            for j in jobs
+        ]
+    return await _answers(store, jobs, created)
+
+
+async def _answer_one(store: Store, job_id: str) -> PutAnswer:
+    loaded = await store.load([job_id], messages=False)
+    return _answer(loaded.jobs.get(job_id), job_id, PutKind.CREATED)
+
+
+async def _answers(store: Store, jobs: Sequence[JobPut], created: set[str]) -> list[PutAnswer]:
+    loaded = await store.load([job.id for job in jobs], messages=False)
+    answers = []
+    for job in jobs:
+        kind = PutKind.EXISTS
+        if job.id in created:
+            kind = PutKind.CREATED
+            created.discard(job.id)
+        answers.append(_answer(loaded.jobs.get(job.id), job.id, kind))
+    return answers
+
+
+def _answer(job: Job | None, job_id: str, kind: PutKind) -> PutAnswer:
+    if job is None:  # it was pruned a moment ago
+        return PutAnswer(kind=kind, id=job_id)
+    send = job.state is JobState.PENDING and job.guard_at is not None
+    return PutAnswer(kind=kind, id=job_id, gen=job.gen, send=send)
+
+
+async def _put_plain(store: Store, jobs: Sequence[JobPut]) -> set[str]:
+    keys, guard = store.keys, store.guard
+    calls = [_put_words(store, part) for part in _parts(jobs)]
+    names = (keys.heads, keys.messages, keys.events, keys.made, keys.due)
+    hold = repr(state.FIRST_HOLD) if guard else ""
+    answers = await store.run_all("put", names, [(keys.prefix, hold, *words) for words in calls])
+    created: set[str] = set()
+    for part, existed in zip(_parts(jobs), answers, strict=True):
+        there = {place - 1 for place in existed}
+        created.update(job.id for i, job in enumerate(part) if i not in there)
+    return created
+
+
+def _put_words(store: Store, jobs: Sequence[JobPut]) -> list[Any]:
+    words: list[Any] = [len(jobs)]
+    words += [job.id for job in jobs]
+    words += [job.message for job in jobs]
+    run: tuple[Any, ...] | None = None
+    count = 0
+    for job in jobs:
+        kind = (job.routing_key, job.priority, job.name, job.max_attempts)
+        if kind != run:
+            if run is not None:
+                words += _run_words(store, run, count)
+            run, count = kind, 0
+        count += 1
+    if run is not None:
+        words += _run_words(store, run, count)
+    return words
+
+
+def _run_words(store: Store, run: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    queue, priority, name, attempts = run
+    middle = header.middle_of(priority, guard=store.guard)
+    return queue, priority, middle, header.shape_of(name, queue, attempts), count
+
+
+def _parts(jobs: Sequence[JobPut]) -> list[Sequence[JobPut]]:
+    parts: list[Sequence[JobPut]] = []
+    start, size = 0, 0
+    for i, job in enumerate(jobs):
+        more = len(job.message)
+        if i > start and (i - start >= BATCH or size + more > BYTES):
+            parts.append(jobs[start:i])
+            start, size = i, 0
+        size += more
+    parts.append(jobs[start:])
+    return parts
+
+
+async def _put_others(store: Store, jobs: Sequence[JobPut], keep_for: float) -> set[str]:
+    wanted = {job.id: job for job in jobs}
+    made: set[str] = set()
+
+    def decide(job_id: str, old: Job | None, now: float) -> Job | None:
+        made.discard(job_id)
+        if old is not None:
+            return old
+        made.add(job_id)
+        return state.create(wanted[job_id], now, guard=store.guard, keep_for=keep_for)
+
+    await store.transact(wanted, decide, messages=False, create=True)
+    return made
+
+
+async def settle(store: Store, settled: Sequence[Settled]) -> None:
+    """L9."""
+    keys = store.keys
+    sent = [item for item in settled if not item.followed and item.gen <= _LARGEST_GEN]
+    for start in range(0, len(sent), BATCH):
+        words = [word for item in sent[start : start + BATCH] for word in (item.id, item.gen)]
+        await store.run("settle", (keys.heads, keys.due), *words)
+    for part in rounds(item for item in settled if item.followed):
+        by_id = {item.id: item for item in part}
+
+        def decide(
+            job_id: str, old: Job | None, now: float, by_id: dict[str, Settled] = by_id
+        ) -> Job | None:
+            return None if old is None else state.settle(old, by_id[job_id])
+
+        await store.transact(by_id, decide)
+
+
+async def claim(
+    store: Store, session: str, hints: Sequence[Hint], *, horizon: float
+) -> list[Verdict]:
+    """L10-L14."""
+    foreign = [hint.create for hint in hints if hint.create is not None]
+    if foreign:
+        await put(store, foreign, keep_for=horizon)
+    verdicts: dict[int, Verdict] = {}
+    places: dict[str, list[int]] = {}
+    for i, hint in enumerate(hints):
+        places.setdefault(hint.id, []).append(i)
+    turn = 0
+    while True:
+        part = [place[turn] for place in places.values() if len(place) > turn]
+        if not part:
+            break
+        for start in range(0, len(part), BATCH):
+            some = part[start : start + BATCH]
+            found = await _claim(store, session, [hints[i] for i in some])
+            verdicts.update(zip(some, found, strict=True))
+        turn += 1
+    return [verdicts[i] for i in range(len(hints))]
+
+
+async def _claim(store: Store, session: str, hints: Sequence[Hint]) -> list[Verdict]:
+    keys = store.keys
+    names = (
+        keys.heads,
+        keys.messages,
+        keys.extras,
+        keys.meta,
+        keys.events,
+        keys.sessions,
+        keys.claims(session),
+        keys.due,
+    )
+    words = [word for hint in hints for word in (hint.id, min(hint.gen, _LARGEST_GEN))]
+    fence, at, heads, ids, messages, extras = await store.run(
+        "claim", names, keys.prefix, session, state.CLAIM_TTL, *words
+    )
+    now = float(at)
+    taken = {job_id.decode(): place for place, job_id in enumerate(ids)}
+    more = dict(zip(extras[::2], extras[1::2], strict=True))
+    verdicts = []
+    for hint, head in zip(hints, heads, strict=True):
+        place = taken.get(hint.id)
+        if place is not None:
+            given = claim_of(hint.id, head, messages[place], more.get(ids[place]), int(fence), now)
+            verdicts.append(Verdict(kind=VerdictKind.RUN, id=hint.id, claim=given))
+        else:
+            verdicts.append(await _refused(store, session, hint, head, now))
+    return verdicts
+
+
+async def _refused(store: Store, session: str, hint: Hint, head: bytes, now: float) -> Verdict:
+    """Why a hint was not claimed; a job whose time is over ends."""
+    job = header.decode(hint.id, head, None) if head else None
+    kind, new = state.claim(job, hint, session, 0, now)
+    if kind is VerdictKind.RUN:
+        kind = VerdictKind.STALE  # a generation that no header can have
+    elif new is not job:
+
+        def expire(_: str, old: Job | None, at: float) -> Job | None:
+            found, ended = state.claim(old, hint, session, 0, at)
+            return ended if found is VerdictKind.STALE else old
+
+        await store.transact([hint.id], expire)
+    return Verdict(kind=kind, id=hint.id)
+
+
+def claim_of(
+    job_id: str,
+    head: bytes,
+    message: bytes,
+    extras: bytes | None,
+    fence: int,
+    now: float,
+) -> Claim:
+    """What the worker is told; ``head`` is from before the claim."""
+    gen, priority, failures, deaths, created_at, base = header.parts_for_claim(head)
+    held: Held | None = None
+    if extras:
+        held = msgspec.msgpack.decode(extras, type=header.Extras).held
+    return Claim(
+        id=job_id,
+        fence=fence,
+        gen=gen,
+        name=base.name,
+        routing_key=base.routing_key,
+        priority=priority,
+        attempt=failures + deaths + 1,
+        failures=failures,
+        deaths=deaths,
+        max_attempts=base.max_attempts,
+        created_at=created_at,
+        at=now,
+        message=message,
+        held=held,
+    )
+
+
+async def finish(
+    store: Store, outcomes: Sequence[Outcome]
+) -> tuple[list[FinishAnswer], list[Ready]]:
+    """L21-L24."""
+    answers: list[FinishAnswer | None] = [None] * len(outcomes)
+    quick: list[int] = []
+    slow: list[int] = []
+    seen: set[str] = set()
+    for i, outcome in enumerate(outcomes):
+        if (
+            outcome.kind is OutcomeKind.COMPLETED
+            and outcome.progress is None
+            and 0 <= outcome.fence < 1 << 63
+            and outcome.id not in seen
+        ):
+            quick.append(i)
+        else:
+            slow.append(i)
+        seen.add(outcome.id)
+    if quick:
+        for place, done in zip(
+            quick, await _succeed(store, [outcomes[i] for i in quick]), strict=True
+        ):
+            if done:
+                answers[place] = FinishAnswer(
+                    id=outcomes[place].id, accepted=True, state=JobState.COMPLETED
+                )
+            else:
+                slow.append(place)
+    ready: list[Ready] = []
+    if slow:
+        slow.sort()
+        ready = await _finish_slowly(store, outcomes, slow, answers)
+    return [answer for answer in answers if answer is not None], ready
+
+
+async def _succeed(store: Store, outcomes: Sequence[Outcome]) -> list[bool]:
+    """Which of them the quick script took."""
+    keys = store.keys
+    names = (
+        keys.heads,
+        keys.results,
+        keys.events,
+        keys.meta,
+        keys.finals(JobState.COMPLETED),
+    )
+    calls: list[list[Any]] = []
+    sizes: list[int] = []
+    part: list[Outcome] = []
+    size = 0
+    for outcome in outcomes:
+        more = len(outcome.result or b"")
+        if part and (len(part) >= BATCH or size + more > BYTES):
+            calls.append(_finish_words(store, part))
+            sizes.append(len(part))
+            part, size = [], 0
+        part.append(outcome)
+        size += more
+    calls.append(_finish_words(store, part))
+    sizes.append(len(part))
+    done: list[bool] = []
+    for count, refused in zip(sizes, await store.run_all("finish", names, calls), strict=True):
+        fine = [True] * count
+        for place in refused:
+            fine[place - 1] = False
+        done += fine
+    return done
+
+
+def _finish_words(store: Store, outcomes: Sequence[Outcome]) -> list[Any]:
+    fence, ran = header.FENCE.pack, header.RAN.pack
+    words: list[Any] = [store.keys.prefix, store.keys.done, len(outcomes)]
+    words += [outcome.id for outcome in outcomes]
+    words += [b"r" + fence(outcome.fence) for outcome in outcomes]
+    words += [header.NOT_RUN if o.ran is None else ran(max(0.0, o.ran)) for o in outcomes]
+    words += [b"" if o.result is None else o.result for o in outcomes]
+    words.append(b"".join(header.NO if o.result is None else header.YES for o in outcomes))
+    return words
+
+
+async def _finish_slowly(
+    store: Store,
+    outcomes: Sequence[Outcome],
+    places: Sequence[int],
+    answers: list[FinishAnswer | None],
+) -> list[Ready]:
+    accepted: dict[str, bool] = {}
+    ready: dict[str, Ready] = {}
+    by_place = [_Placed(place, outcomes[place]) for place in places]
+    for part in rounds(by_place):
+        # What goes back to the head is pushed in front one by one, so the last must come first.
+        by_id = {item.id: item for item in reversed(part)}
+
+        def decide(
+            job_id: str, old: Job | None, now: float, by_id: dict[str, _Placed] = by_id
+        ) -> Job | None:
+            outcome = by_id[job_id].outcome
+            accepted[job_id], new = state.finish(old, outcome, now, guard=store.guard)
+            return new
+
+        for job_id, (old, new) in (await store.transact(by_id, decide)).items():
+            item = by_id[job_id]
+            after = None if new is None else new.state
+            if new is not None and new is old and accepted[job_id]:
+                after = state.first_state(new, item.outcome)
+            answers[item.place] = FinishAnswer(id=job_id, accepted=accepted[job_id], state=after)
+            call_for(ready, old, new, guard=store.guard)
+    return list(ready.values())
+
+
+async def signal(store: Store, signals: Sequence[Signal]) -> tuple[list[SignalAnswer], list[Ready]]:
+    """L30-L32, L46-L49."""
+    answers: list[SignalAnswer | None] = [None] * len(signals)
+    ready: dict[str, Ready] = {}
+    for part in rounds([_Wish(i, wish) for i, wish in enumerate(signals)]):
+        by_id = {item.id: item for item in part}
+        done: dict[str, bool] = {}
+
+        def decide(
+            job_id: str,
+            old: Job | None,
+            now: float,
+            by_id: dict[str, _Wish] = by_id,
+            done: dict[str, bool] = done,
+        ) -> Job | None:
+            done[job_id], new = state.signal(old, by_id[job_id].wish, now, guard=store.guard)
+            return new
+
+        for job_id, (old, new) in (await store.transact(by_id, decide)).items():
+            after = None if new is None else new.state
+            answers[by_id[job_id].place] = SignalAnswer(id=job_id, done=done[job_id], state=after)
+            call_for(ready, old, new, guard=store.guard)
+    return [answer for answer in answers if answer is not None], list(ready.values())
+
+
+def call_for(ready: dict[str, Ready], old: Job | None, new: Job | None, *, guard: bool) -> None:
+    """Note what must be done because of a change, if anything."""
+    if new is None or new is old:
+        return
+    if state.calls_for(old, new, guard=guard) is not None:
+        ready[new.id] = state.ready(new)
+    elif old is not None and (old.state is not new.state or old.gen != new.gen):
+        ready.pop(new.id, None)  # what an earlier change called for is no more
+
+
+class _Placed:
+    def __init__(self, place: int, outcome: Outcome) -> None:
+        self.place, self.outcome, self.id = place, outcome, outcome.id
+
+
+class _Wish:
+    def __init__(self, place: int, wish: Signal) -> None:
+        self.place, self.wish, self.id = place, wish, wish.id
+
+
+def rounds(items: Iterable[N]) -> list[list[N]]:
+    """The items in parts that name no id twice, in order for each id."""
+    parts: list[list[N]] = []
+    times: dict[str, int] = {}
+    for item in items:
+        turn = times.get(item.id, 0)
+        times[item.id] = turn + 1
+        if turn == len(parts):
+            parts.append([])
+        parts[turn].append(item)
+    return parts

@@ -1,0 +1,155 @@
+"""What a ``redis://`` URL says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from bananas_core.errors import ConfigurationError
+from bananas_core.urls import BrokerURL, boolean, parse_url, read_options, redact
+
+SCHEMES: Final = ("redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """One database of one server, and how it is used. Equal settings mean the same place."""
+
+    scheme: str
+    nodes: tuple[tuple[str, int], ...] = ()
+    """The server; of Sentinel: the sentinels."""
+    socket: str = ""
+    master: str = ""
+    """Of Sentinel: the name of the monitored master."""
+    db: int = 0
+    user: str | None = None
+    password: str | None = None
+    socket_timeout: float = 10.0
+    """Seconds after which a call without an answer fails and its connection is dropped."""
+    connect_timeout: float = 5.0
+    wait_replicas: int = 0
+    """Replicas that must have a write of ``put`` or ``send`` before it counts as accepted."""
+    ssl_ca_certs: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_check_hostname: bool = True
+    sentinel_user: str | None = None
+    sentinel_password: str | None = None
+
+    @property
+    def tls(self) -> bool:
+        return self.scheme.startswith("rediss")
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What makes two URLs name the same data."""
+        return (self.nodes, self.socket, self.master, self.db)
+
+    @property
+    def label(self) -> str:
+        """For people; no secret in it."""
+        if self.socket:
+            return f"{self.scheme}://{self.socket}"
+        nodes = ",".join(f"{host}:{port}" for host, port in self.nodes)
+        end = f"{self.master}/{self.db}" if self.master else str(self.db)
+        return f"{self.scheme}://{nodes}/{end}"
+
+    def __repr__(self) -> str:
+        return f"Settings({self.label})"
+
+
+def read_settings(url: str) -> Settings:
+    """The settings of a URL.
+
+    Raises:
+        ConfigurationError: a form that is not built, an unknown option or a bad value.
+    """
+    scheme = url.partition("://")[0]
+    if scheme.endswith("+cluster"):
+        raise ConfigurationError(
+            "redis+cluster:// is not supported yet: use one server, or redis+sentinel:// for "
+            "fail-over; of a cluster, a single node can't be used either"
+        )
+    if scheme not in SCHEMES:
+        raise ConfigurationError(f"{scheme}:// is not one of {', '.join(SCHEMES)}")
+    # Several hosts are no URL for the standard library: they are taken out first.
+    hosts, parsed = _split_hosts(url) if scheme.endswith("sentinel") else ("", parse_url(url))
+    known: dict[str, Callable[[str], Any]] = {
+        "socket_timeout": _seconds,
+        "connect_timeout": _seconds,
+        "wait_replicas": _count,
+    }
+    if scheme.startswith("rediss"):
+        known |= {
+            "ssl_ca_certs": str,
+            "ssl_certfile": str,
+            "ssl_keyfile": str,
+            "ssl_check_hostname": boolean,
+        }
+    if scheme.endswith("sentinel"):
+        known |= {"sentinel_user": str, "sentinel_password": str}
+    if scheme == "redis+unix":
+        known["db"] = _count
+    options = read_options(parsed, known)
+    common: dict[str, Any] = {
+        "scheme": scheme,
+        "user": parsed.user or None,
+        "password": parsed.password or None,
+    }
+    if scheme == "redis+unix":
+        if parsed.host or not parsed.path:
+            raise ConfigurationError(
+                "redis+unix:// needs the path of a socket: redis+unix:///run/redis.sock"
+            )
+        return Settings(socket="/" + parsed.path.lstrip("/"), **common, **options)
+    if scheme.endswith("sentinel"):
+        master, _, db = parsed.path.partition("/")
+        if not master or not hosts:
+            raise ConfigurationError(
+                f"{redact(url)} names no master; write redis+sentinel://host:26379,host2:26379/"
+                "mymaster/0"
+            )
+        nodes = tuple(_node(host) for host in hosts.split(","))
+        return Settings(nodes=nodes, master=master, db=_db(db, url), **common, **options)
+    node = (parsed.host or "localhost", parsed.port or 6379)
+    return Settings(nodes=(node,), db=_db(parsed.path, url), **common, **options)
+
+
+def _split_hosts(url: str) -> tuple[str, BrokerURL]:
+    scheme, _, rest = url.partition("://")
+    place, mark, query = rest.partition("?")
+    authority, slash, path = place.partition("/")
+    login, at, hosts = authority.rpartition("@")
+    return hosts, parse_url(f"{scheme}://{login}{at}sentinel{slash}{path}{mark}{query}")
+
+
+def _node(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        return text, 26379
+    if not port.isdigit():
+        raise ConfigurationError(f"bad port of sentinel {text!r}")
+    return host.strip("[]"), int(port)
+
+
+def _db(text: str, url: str) -> int:
+    if text == "":
+        return 0
+    if not text.isdigit():
+        raise ConfigurationError(f"{redact(url)}: the database is a number, as in redis://host/0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 3600:
+        raise ValueError("expected seconds, more than 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError("expected 0 or more")
+    return value
