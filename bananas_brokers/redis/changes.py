@@ -107,8 +107,8 @@ def _finals(keys: Keys, old: Job | None, new: Job) -> list[Command]:
     now = new.state in FINAL
     if not was and not now:
         return []
-    entry = RAN.pack(new.finished_at or 0.0) + new.id.encode()
     if now and not was:
+        entry = RAN.pack(new.finished_at or 0.0) + new.id.encode()
         return [
             ("RPUSH", keys.finals(new.state), entry),
             ("HINCRBY", keys.meta, "finals", 1),
@@ -116,7 +116,13 @@ def _finals(keys: Keys, old: Job | None, new: Job) -> list[Command]:
         ]
     if was and not now:
         return [("HINCRBY", keys.meta, "finals", -1), ("ZREM", keys.later, new.id)]
-    return [("!recall", keys.later, new.id, keys.finals(new.state), entry)]
+    return [recall_of(keys, new)]
+
+
+def recall_of(keys: Keys, job: Job) -> Command:
+    """Into the order of ends again, if ``prune`` had set the record aside."""
+    entry = RAN.pack(job.finished_at or 0.0) + job.id.encode()
+    return ("!recall", keys.later, job.id, keys.finals(job.state), entry)
 
 
 def _event(keys: Keys, old: Job | None, new: Job, head: bytes) -> Command:

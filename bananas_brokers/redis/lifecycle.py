@@ -391,7 +391,8 @@ async def _finish_slowly(
                 after = state.first_state(new, item.outcome)
             answers[item.place] = FinishAnswer(id=job_id, accepted=accepted[job_id], state=after)
             call_for(ready, old, new, guard=store.guard)
-    return list(ready.values())
+    order = dict.fromkeys(outcomes[place].id for place in places)
+    return [ready[job_id] for job_id in order if job_id in ready]
 
 
 async def signal(store: Store, signals: Sequence[Signal]) -> tuple[list[SignalAnswer], list[Ready]]:

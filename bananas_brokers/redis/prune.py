@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from bananas_brokers.redis.changes import recall_of
 from bananas_brokers.redis.header import LETTERS
-from bananas_brokers.redis.store import BATCH, Store
+from bananas_brokers.redis.store import BATCH, Loaded, Store
 from bananas_core import state
 from bananas_core.job import FINAL, Job, JobState, Retention
 
@@ -64,25 +65,29 @@ async def _others(store: Store, policy: Retention, limit: int) -> int:
             if job is not None and state.prunable(job, now, policy, whole):
                 words += (job_id, loaded.heads[job_id])
             else:
-                await _set_aside(store, job_id, job, whole, policy, now)
+                await _set_aside(store, job_id, loaded, whole, policy)
         if words:
             gone += int(await store.run("forget", _names(store), keys.prefix, *words))
     return gone
 
 
 async def _set_aside(
-    store: Store, job_id: str, job: Job | None, whole: Job | None, policy: Retention, now: float
+    store: Store, job_id: str, loaded: Loaded, whole: Job | None, policy: Retention
 ) -> None:
     """It stays: until its follow-up is settled, its workflow goes, or some time has come."""
-    keys = store.keys
+    keys, job, now = store.keys, loaded.jobs.get(job_id), loaded.now
     if job is None or job.state not in FINAL:
         await store.call("ZREM", keys.later, job_id)
         return
     at = state.prune_at(job, policy)
     if at is None:
         await store.call("ZADD", keys.later, "XX", _NEVER, job_id)
-    elif at > now:
-        await store.call("ZADD", keys.later, "XX", repr(at), job_id)
+    elif job.keep_until > now:
+        await store.call("ZADD", keys.later, "XX", repr(job.keep_until), job_id)
+    elif at > now:  # too many were looked at, and now there are few: back into the order of ends
+        recall = recall_of(keys, job)
+        words = (job_id, loaded.heads[job_id], 1, len(recall), *recall)
+        await store.run("apply", (keys.heads,), keys.prefix, "", keys.sessions, *words)
     elif whole is not None and whole.id != job.id:
         await store.call("SADD", keys.aside(whole.id), job_id)
         await store.call("ZADD", keys.later, "XX", _NEVER, job_id)
