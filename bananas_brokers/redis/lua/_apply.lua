@@ -7,8 +7,8 @@ local special = {}
 
 -- One claim of a batch is over.
 special['!unclaim'] = function(key, fence)
-  if redis.call('HINCRBY', key, fence .. '#', -1) <= 0 then
-    redis.call('HDEL', key, fence, fence .. '#')
+  if call('HINCRBY', key, fence .. '#', -1) <= 0 then
+    call('HDEL', key, fence, fence .. '#')
   end
 end
 
@@ -16,26 +16,26 @@ special['!wake'] = function(queue) wake(ARGV[2], queue) end
 
 -- A record that prune had set aside is in the order of ends again.
 special['!recall'] = function(later, id, finals, entry)
-  if redis.call('ZREM', later, id) == 1 then redis.call('LPUSH', finals, entry) end
+  if call('ZREM', later, id) == 1 then call('LPUSH', finals, entry) end
 end
 
 local answers = {}
 local lapsed = true
 if ARGV[3] ~= '' then
-  local ends = redis.call('ZSCORE', ARGV[4], ARGV[3])
+  local ends = call('ZSCORE', ARGV[4], ARGV[3])
   lapsed = ends and tonumber(ends) <= now
 end
 local at = 5
 while at <= #ARGV do
   local id, expected, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
-  local same = lapsed and (redis.call('HGET', KEYS[1], id) or '') == expected
+  local same = lapsed and (call('HGET', KEYS[1], id) or '') == expected
   at = at + 3
   for _ = 1, count do
     local size = tonumber(ARGV[at])
     if same then
       local run = special[ARGV[at + 1]]
       if run then run(unpack(ARGV, at + 2, at + size))
-      else redis.call(unpack(ARGV, at + 1, at + size)) end
+      else call(unpack(ARGV, at + 1, at + size)) end
     end
     at = at + size + 1
   end

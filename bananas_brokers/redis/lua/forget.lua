@@ -6,12 +6,12 @@
 -- RETURNS: how many went
 local prefix, gone = ARGV[2], {}
 for i = 3, #ARGV, 2 do
-  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then gone[#gone + 1] = ARGV[i] end
+  if call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then gone[#gone + 1] = ARGV[i] end
 end
 forget(gone)
 for _, id in ipairs(gone) do
-  local nodes = redis.call('SMEMBERS', prefix .. 'aside:' .. id)
-  for _, node in ipairs(nodes) do redis.call('ZADD', KEYS[6], 0, node) end
-  redis.call('DEL', prefix .. 'aside:' .. id)
+  local nodes = call('SMEMBERS', prefix .. 'aside:' .. id)
+  for _, node in ipairs(nodes) do call('ZADD', KEYS[6], 0, node) end
+  call('DEL', prefix .. 'aside:' .. id)
 end
 return #gone

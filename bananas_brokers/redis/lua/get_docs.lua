@@ -5,5 +5,5 @@
 -- ARGV: now, then keys
 -- RETURNS: what is stored, or '', for each
 local found = {}
-for i = 2, #ARGV do found[i - 1] = doc_of(redis.call('HGET', KEYS[1], ARGV[i])) or '' end
+for i = 2, #ARGV do found[i - 1] = doc_of(call('HGET', KEYS[1], ARGV[i])) or '' end
 return found

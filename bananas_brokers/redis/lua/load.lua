@@ -5,7 +5,7 @@
 -- RETURNS: {now, heads, extras, messages, results}
 local ids = {unpack(ARGV, 3)}
 if #ids == 0 then return {exactly, {}, {}, {}, {}} end
-local function read(key) return redis.call('HMGET', key, unpack(ids)) end
+local function read(key) return call('HMGET', key, unpack(ids)) end
 return {
   exactly, read(KEYS[1]), read(KEYS[2]),
   string.find(ARGV[2], 'm', 1, true) and read(KEYS[3]) or {},

@@ -7,23 +7,23 @@
 local prefix, queue, gone = ARGV[2], ARGV[3], {}
 mail_overdue(prefix, KEYS[1], KEYS[2], KEYS[3])
 local index = prefix .. 'q:' .. queue
-for _, level in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+for _, level in ipairs(call('ZRANGE', index, 0, -1)) do
   local list, stay, before = index .. ':' .. level, {}, #gone
-  for _, entry in ipairs(redis.call('LRANGE', list, 0, -1)) do
-    if string.byte(entry) == 64 then gone[#gone + 1] = string.sub(entry, 2)
+  for _, entry in ipairs(call('LRANGE', list, 0, -1)) do
+    if byte(entry) == 64 then gone[#gone + 1] = sub(entry, 2)
     else stay[#stay + 1] = entry end
   end
   if #gone > before then
-    redis.call('DEL', list)
+    call('DEL', list)
     for first = 1, #stay, 1000 do
-      redis.call('RPUSH', list, unpack(stay, first, math.min(first + 999, #stay)))
+      call('RPUSH', list, unpack(stay, first, math.min(first + 999, #stay)))
     end
-    if #stay == 0 then redis.call('ZREM', index, level) end
+    if #stay == 0 then call('ZREM', index, level) end
   end
 end
-for _, number in ipairs(redis.call('HKEYS', prefix .. 'buried:' .. queue)) do
+for _, number in ipairs(call('HKEYS', prefix .. 'buried:' .. queue)) do
   gone[#gone + 1] = number
 end
-redis.call('DEL', prefix .. 'buried:' .. queue)
-for _, number in ipairs(gone) do redis.call('HDEL', KEYS[1], number) end
+call('DEL', prefix .. 'buried:' .. queue)
+for _, number in ipairs(gone) do call('HDEL', KEYS[1], number) end
 return #gone

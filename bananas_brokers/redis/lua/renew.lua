@@ -11,12 +11,12 @@ local ids, stands, listed, others = {}, {}, {}, {}
 for i = 8, #ARGV, 2 do ids[#ids + 1] = ARGV[i] end
 for first = 1, #ids, 1000 do
   local last = math.min(first + 999, #ids)
-  for i, head in ipairs(redis.call('HMGET', KEYS[1], unpack(ids, first, last))) do
+  for i, head in ipairs(call('HMGET', KEYS[1], unpack(ids, first, last))) do
     local at = first + i - 1
     local size = head and 88 + struct.unpack('>H', head, 87)
-    if head and string.sub(head, 1, 9) == 'r' .. ARGV[7 + 2 * at]
-      and string.sub(head, size + 1) == session then
-      stands[at] = string.sub(head, 62, 62) == '1' and 2 or 1
+    if head and sub(head, 1, 9) == 'r' .. ARGV[7 + 2 * at]
+      and sub(head, size + 1) == session then
+      stands[at] = sub(head, 62, 62) == '1' and 2 or 1
       listed[ids[at]] = true
     else
       stands[at] = 0
@@ -26,10 +26,10 @@ end
 if mode == 'ended' then
   others = held_by(KEYS[1], prefix, session, listed, math.huge, math.huge)
 else
-  redis.call('ZADD', KEYS[2], string.format('%.17g', now + tonumber(ARGV[6])), session)
-  redis.call('HSET', KEYS[3], session, ARGV[4])
+  call('ZADD', KEYS[2], string.format('%.17g', now + tonumber(ARGV[6])), session)
+  call('HSET', KEYS[3], session, ARGV[4])
   if mode == 'full' then
     others = held_by(KEYS[1], prefix, session, listed, now - tonumber(ARGV[7]), 1000)
   end
 end
-return {exactly, stands, others, redis.call('SMEMBERS', prefix .. 'lapsed:' .. session)}
+return {exactly, stands, others, call('SMEMBERS', prefix .. 'lapsed:' .. session)}

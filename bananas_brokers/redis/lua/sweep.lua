@@ -4,46 +4,46 @@
 -- ARGV: now, instant up to which events go, entries of the index to look at
 -- RETURNS: whether there is more to do
 local more = 0
-local old = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 200)
+local old = call('XRANGE', KEYS[2], '-', '+', 'COUNT', 200)
 local last
 for _, entry in ipairs(old) do
   if struct.unpack('>d', entry[2][2], 3) >= tonumber(ARGV[2]) then break end
   last = entry[1]
 end
 if last then
-  local left = redis.call('XRANGE', KEYS[2], '(' .. last, '+', 'COUNT', 1)
-  if left[1] then redis.call('XTRIM', KEYS[2], 'MINID', left[1][1])
-  else redis.call('DEL', KEYS[2]) end
-  redis.call('HSET', KEYS[3], 'events_from', last)
+  local left = call('XRANGE', KEYS[2], '(' .. last, '+', 'COUNT', 1)
+  if left[1] then call('XTRIM', KEYS[2], 'MINID', left[1][1])
+  else call('DEL', KEYS[2]) end
+  call('HSET', KEYS[3], 'events_from', last)
   if #old == 200 and left[1] then more = 1 end
 end
-local expired = redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', exactly, 'LIMIT', 0, 100)
+local expired = call('ZRANGEBYSCORE', KEYS[6], '-inf', exactly, 'LIMIT', 0, 100)
 for _, key in ipairs(expired) do
-  redis.call('HDEL', KEYS[4], key)
-  redis.call('ZREM', KEYS[5], key)
-  redis.call('ZREM', KEYS[6], key)
+  call('HDEL', KEYS[4], key)
+  call('ZREM', KEYS[5], key)
+  call('ZREM', KEYS[6], key)
 end
 -- The index is looked at from its oldest entry on, a part of it at each call, round and round.
-local from = redis.call('HGET', KEYS[3], 'swept') or '-inf'
+local from = call('HGET', KEYS[3], 'swept') or '-inf'
 local most = tonumber(ARGV[3])
-local entries = redis.call('ZRANGEBYSCORE', KEYS[7], from, '+inf', 'WITHSCORES', 'LIMIT', 0, most)
+local entries = call('ZRANGEBYSCORE', KEYS[7], from, '+inf', 'WITHSCORES', 'LIMIT', 0, most)
 for i = 1, #entries, 2 do
   local ids, live = {}, {}
   for id in string.gmatch(entries[i], '[^ ]+') do ids[#ids + 1] = id end
-  for j, head in ipairs(redis.call('HMGET', KEYS[1], unpack(ids))) do
+  for j, head in ipairs(call('HMGET', KEYS[1], unpack(ids))) do
     if head and string.format('%.17g', struct.unpack('>d', head, 65)) == entries[i + 1] then
       live[#live + 1] = ids[j]
     end
   end
-  if #live == 0 then redis.call('ZREM', KEYS[7], entries[i])
+  if #live == 0 then call('ZREM', KEYS[7], entries[i])
   elseif #live <= #ids / 2 then
-    redis.call('ZREM', KEYS[7], entries[i])
-    redis.call('ZADD', KEYS[7], entries[i + 1], table.concat(live, ' '))
+    call('ZREM', KEYS[7], entries[i])
+    call('ZADD', KEYS[7], entries[i + 1], concat(live, ' '))
   end
 end
 if #entries == 2 * most then
-  redis.call('HSET', KEYS[3], 'swept', '(' .. entries[#entries])
+  call('HSET', KEYS[3], 'swept', '(' .. entries[#entries])
 else
-  redis.call('HDEL', KEYS[3], 'swept')
+  call('HDEL', KEYS[3], 'swept')
 end
 return more
