@@ -1,9 +1,9 @@
 """``python -m benchmarks.redis_path [--url URL] [--jobs N]``: bulk submit and drain with results of
 one worker, beside a loop over redis-py that does the least a durable queue must.
 
-The loop takes 100 messages with one script that moves them to a hash of those under way, and writes
-100 results and removes them from it in one pipeline. It has no priorities, claims, records, time-outs
-or recovery.
+The loop takes 100 messages with one script that moves them to a hash of those under way, then
+writes 100 results and removes them from it in one pipeline. It has no priorities, claims, records,
+time-outs or recovery.
 """
 
 from __future__ import annotations

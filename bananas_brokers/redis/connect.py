@@ -56,11 +56,14 @@ def _sentinel_connector(settings: Settings, common: dict[str, Any]) -> Connect:
         tls = {key: value for key, value in common.items() if key.startswith("ssl_")}
         kwargs |= {"ssl": True, **tls}
 
+    options = common | ({"ssl": True} if settings.tls else {})
+
     def connect() -> AbstractConnection:
         # Made anew each time: who is the master is asked at every connection.
-        sentinel = Sentinel(list(settings.nodes), sentinel_kwargs=kwargs)
-        more = {"ssl": True} if settings.tls else {}
-        client = sentinel.master_for(settings.master, **common, **more)
+        sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+            list(settings.nodes), sentinel_kwargs=kwargs
+        )
+        client = sentinel.master_for(settings.master, **options)
         connection: AbstractConnection = client.connection_pool.make_connection()
         return connection
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from bananas_brokers.redis import documents, lifecycle, prune, reads, upkeep
 from bananas_brokers.redis.connect import connector
+from bananas_brokers.redis.facts import warnings_of
 from bananas_brokers.redis.settings import read_settings
 from bananas_brokers.redis.side import Ends
 from bananas_brokers.redis.store import Store
@@ -61,17 +62,16 @@ class RedisResultBackend:
         self.capabilities = LedgerCapabilities(
             native=True,
             pushes=True,
-            durability="replicated" if self.settings.wait_replicas else "memory",
+            durability=self.settings.durability,
         )
         self._store = Store(
             self.settings, namespace, clock, ResultBackendError, ResultBackendUnavailable
         )
         self._ends = Ends(connector(self.settings), self._store.keys)
         self._horizon = 0.0
-        self._warnings: list[str] = []
 
     async def open(self, *, guard: bool = True, horizon: float = 0.0) -> None:
-        if self._store.wire.is_open:
+        if self._store.wire.is_open():
             return
         self._store.guard, self._horizon = guard, horizon
         await self._store.open()
@@ -80,6 +80,10 @@ class RedisResultBackend:
     async def close(self) -> None:
         await self._ends.close()
         await self._store.close()
+
+    def warnings(self) -> list[str]:
+        """What ``doctor`` should tell about the server, as it was when this was opened."""
+        return warnings_of(self._store.facts, replicas=self.settings.wait_replicas)
 
     async def put(
         self, jobs: Sequence[JobPut], *, settled: Sequence[Settled] = (), tx: Any = None
@@ -128,11 +132,11 @@ class RedisResultBackend:
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
         with self._ends.listen(ids) as event:
-            while self._store.wire.is_open:
+            while self._store.wire.is_open():
                 try:
                     jobs = await self.get(ids)
                 except ResultBackendUnavailable:
-                    if not self._store.wire.is_open:
+                    if not self._store.wire.is_open():
                         break  # closed meanwhile
                     raise
                 final = [job for job in jobs if job is not None and job.state in FINAL]

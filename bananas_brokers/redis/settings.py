@@ -30,6 +30,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout: float = 5.0
     wait_replicas: int = 0
     """Replicas that must have a write of ``put`` or ``send`` before it counts as accepted."""
+    durable: bool = False
+    """Open only if the server syncs every write to disk before it answers."""
     ssl_ca_certs: str | None = None
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
@@ -45,6 +47,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def place(self) -> tuple[object, ...]:
         """What makes two URLs name the same data."""
         return (self.nodes, self.socket, self.master, self.db)
+
+    @property
+    def durability(self) -> str:
+        """What a confirmed call survives, as capabilities name it."""
+        if self.wait_replicas:
+            return "replicated"
+        return "disk" if self.durable else "memory"
 
     @property
     def label(self) -> str:
@@ -79,6 +88,7 @@ def read_settings(url: str) -> Settings:
         "socket_timeout": _seconds,
         "connect_timeout": _seconds,
         "wait_replicas": _count,
+        "durable": boolean,
     }
     if scheme.startswith("rediss"):
         known |= {

@@ -86,7 +86,7 @@ class Side:
         while not self._closed:
             connection = self._connect()
             try:
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 await self.prepare(connection)
                 self.listening.set()
                 self.ring_all()  # what happened before is unknown

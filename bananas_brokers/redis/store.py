@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from bananas_brokers.redis.changes import Change, commands
 from bananas_brokers.redis.connect import connector
 from bananas_brokers.redis.errors import NotOpen, translate
+from bananas_brokers.redis.facts import Facts, read_facts
 from bananas_brokers.redis.header import decode
 from bananas_brokers.redis.keys import Keys
 from bananas_brokers.redis.scripts import Scripts
@@ -58,6 +59,7 @@ class Store:
         self.wire = Wire(connector(settings), settings.socket_timeout)
         self.guard = True
         self._scripts = Scripts(self.wire)
+        self.facts = Facts()
         self._clock = clock
         self._errors = (refused, unavailable)
 
@@ -68,11 +70,11 @@ class Store:
             BananasError: unavailable within 10 s, or refused.
             ConfigurationError: written by a newer version, or a server that is too old.
         """
-        if self.wire.is_open:
+        if self.wire.is_open():
             return
         try:
             await self.wire.open()
-            await self._check_version()
+            await self._check()
             await self._scripts.load()
             found = await self.wire.call("HSETNX", self.keys.meta, "schema", SCHEMA)
             schema = (
@@ -225,18 +227,21 @@ class Store:
     def translated(self, error: Exception) -> BananasError:
         return translate(error, self.settings.label, *self._errors)
 
-    async def _check_version(self) -> None:
-        info = (await self.wire.call("INFO", "server")).decode()
-        fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-        version = fields.get("redis_version", "0")
-        if int(version.split(".")[0]) < 7:
+    async def _check(self) -> None:
+        """Look at the server, and refuse it if it can't do what is promised."""
+        self.facts = facts = await read_facts(self.wire)
+        label = self.settings.label
+        if facts.too_old:
             raise ConfigurationError(
-                f"{self.settings.label}: Redis {version} is too old; 7.0 or later, or Valkey, is "
-                "needed"
+                f"{label}: Redis {facts.version} is too old; 7.0 or later, or Valkey, is needed"
             )
-        if fields.get("redis_mode") == "cluster":
+        if facts.mode == "cluster":
+            raise ConfigurationError(f"{label} is a node of a cluster, which is not supported yet")
+        if self.settings.durable and not facts.durable:
             raise ConfigurationError(
-                f"{self.settings.label} is a node of a cluster, which is not supported yet"
+                f"{label}: durable=true needs a server with appendonly yes and appendfsync always; "
+                f"it has appendonly {'yes' if facts.append_only else 'no'} and appendfsync "
+                f"{facts.fsync or 'unknown'}"
             )
 
 

@@ -56,7 +56,7 @@ class RedisTransport:
         self.capabilities = TransportCapabilities(
             fused=True,
             lease=LEASE,
-            durability="replicated" if self.settings.wait_replicas else "memory",
+            durability=self.settings.durability,
         )
         self._store = Store(self.settings, namespace, clock, TransportError, TransportUnavailable)
         self._tokens = Tokens(connector(self.settings), self._store.keys)
@@ -66,7 +66,7 @@ class RedisTransport:
         self._closing = False
 
     async def open(self) -> None:
-        if self._store.wire.is_open:
+        if self._store.wire.is_open():
             return
         self._store.guard = False  # what it gives back, it gives back as a part of the ledger
         await self._store.open()
@@ -74,7 +74,7 @@ class RedisTransport:
         self._held, self._taking, self._closing = {}, set(), False
 
     async def close(self) -> None:
-        if not self._store.wire.is_open or self._closing:
+        if not self._store.wire.is_open() or self._closing:
             return
         self._closing = True
         await self._tokens.close()
@@ -327,7 +327,7 @@ class RedisTransport:
             await lifecycle.finish(self._store, outcomes)
 
     def _ended(self) -> bool:
-        return self._closing or not self._store.wire.is_open
+        return self._closing or not self._store.wire.is_open()
 
 
 def _delivery(number: str, lease: str, stored: bytes) -> Delivery:

@@ -238,7 +238,7 @@ async def _send_lost(
             break
         start += len(page)
         loaded = await store.load([job_id.decode() for job_id in page], messages=True)
-        changes = []
+        changes: list[Change] = []
         for job in loaded.jobs.values():
             resent = job.guard_at is not None and job.guard_hold >= state.SECOND_HOLD
             if resent or job.state is not JobState.PENDING or job.id in ready:

@@ -41,7 +41,6 @@ class Wire:
         self._watch: asyncio.TimerHandle | None = None
         self._pid = 0
 
-    @property
     def is_open(self) -> bool:
         return self._opened
 
@@ -115,7 +114,7 @@ class Wire:
 
     async def connect(self) -> None:
         """Make a connection if there is none."""
-        if not self._opened:
+        if not self.is_open():
             raise NotOpen()
         if self._pid != os.getpid():
             self._start()  # what was inherited belongs to the parent
@@ -125,11 +124,11 @@ class Wire:
                 return
             connection = self._make()
             try:
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
             except BaseException:
                 await _quietly(connection.disconnect(nowait=True))
                 raise
-            if not self._opened:
+            if not self.is_open():
                 await _quietly(connection.disconnect(nowait=True))
                 raise NotOpen()
             self._connection = connection

@@ -1,10 +1,12 @@
-"""The Redis driver against the suite: on the server's own clock's stead, a clock that tests move."""
+"""The Redis driver against the suite, on a clock that the tests move; after each test, every index
+must agree with the records."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
 import pytest
+import redis
 
 from bananas_brokers.redis.results import RedisResultBackend
 from bananas_brokers.redis.transport import RedisTransport
@@ -15,6 +17,7 @@ from bananas_core.testing.conformance import (
     ResultBackendConformance,
     TransportConformance,
 )
+from integration.redis.invariants import check
 
 
 class TestRedis(TransportConformance, ResultBackendConformance):
@@ -30,3 +33,5 @@ class TestRedis(TransportConformance, ResultBackendConformance):
         )
         yield harness
         await harness.aclose()
+        with redis.Redis.from_url(redis_url) as client:
+            check(client, namespace)
