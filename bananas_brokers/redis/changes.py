@@ -87,7 +87,7 @@ def _pending(keys: Keys, old: Job | None, new: Job, kind: str, *, guard: bool) -
         if kind == "Z":
             made.append(("ZREM", keys.pending(old.routing_key), new.id))
         else:  # the entry stays in its list and is passed over there
-            made.append(("HINCRBY", keys.stale, old.routing_key, 1))
+            made.append(("!add", keys.stale, old.routing_key, 1))
     if now and guard:
         made.append(("ZADD", keys.pending(new.routing_key), repr(new.pending_at or 0.0), new.id))
     elif now:

@@ -12,6 +12,8 @@ special['!unclaim'] = function(key, fence)
   end
 end
 
+special['!add'] = add
+
 special['!wake'] = function(queue) wake(ARGV[2], queue) end
 
 -- A record that prune had set aside is in the order of ends again.

@@ -14,7 +14,7 @@ local function mail_back(prefix, mail, leases, leased, number)
   call('HSET', mail, number, sub(stored, 1, 9) .. '1' .. sub(stored, 11))
   call('LPUSH', prefix .. 'q:' .. queue .. ':' .. level, '@' .. number)
   call('ZADD', prefix .. 'q:' .. queue, level, level)
-  call('HINCRBY', prefix .. 'leasing', queue, -1)
+  add(prefix .. 'leasing', queue, -1)
   wake(prefix, queue)
 end
 

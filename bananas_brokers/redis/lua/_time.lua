@@ -26,3 +26,8 @@ local function wake(prefix, queue)
     call('PEXPIRE', bell, 60000)
   end
 end
+
+-- A counter in a hash, which is gone at 0.
+local function add(key, field, by)
+  if call('HINCRBY', key, field, by) == 0 then call('HDEL', key, field) end
+end

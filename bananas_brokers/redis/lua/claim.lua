@@ -18,7 +18,7 @@ for i, head in ipairs(call('HMGET', KEYS[1], unpack(names))) do
     if sub(head, 63, 63) == 'L' then
       local size = struct.unpack('>H', head, 87)
       local base = cmsgpack.unpack(sub(head, 89, 88 + size))
-      call('HINCRBY', ARGV[2] .. 'stale', base[2], 1)
+      add(ARGV[2] .. 'stale', base[2], 1)
     end
   end
 end

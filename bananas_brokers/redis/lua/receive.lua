@@ -40,7 +40,7 @@ local function take(queue, entries)
     end
   end
   left = left - (n - stale)
-  if stale > 0 then call('HINCRBY', KEYS[9], queue, -stale) end
+  if stale > 0 then add(KEYS[9], queue, -stale) end
 end
 
 local function drain(queue, most)
@@ -82,7 +82,7 @@ for i = 1, #letters, 2 do
   if stored then
     call('ZADD', KEYS[11], string.format('%.17g', now + tonumber(ARGV[6])), letters[i])
     call('HSET', KEYS[12], letters[i], fence)
-    call('HINCRBY', prefix .. 'leasing', letters[i + 1], 1)
+    add(prefix .. 'leasing', letters[i + 1], 1)
     mail[#mail + 1], mail[#mail + 2], mail[#mail + 3] = letters[i], letters[i + 1], stored
   end
 end

@@ -16,7 +16,7 @@ for i = 5, #ARGV, 2 do
     local stored = call('HGET', KEYS[1], number)
     call('ZREM', KEYS[2], number)
     call('HDEL', KEYS[3], number)
-    if stored then call('HINCRBY', prefix .. 'leasing', mail_queue(stored), -1) end
+    if stored then add(prefix .. 'leasing', mail_queue(stored), -1) end
     if stored and mode == 'bury' then
       call('HSET', prefix .. 'buried:' .. mail_queue(stored), number, ARGV[4])
     else
