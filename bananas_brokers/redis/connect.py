@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.asyncio import Sentinel
@@ -15,16 +16,18 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from bananas_brokers.redis.settings import Settings
-from bananas_brokers.redis.wire import Connect
+
+Connect = Callable[[], Awaitable[AbstractConnection]]
+"""A new connection, logged in. Raises RedisError, OSError."""
 
 
 def connector(settings: Settings) -> Connect:
-    """Makes unopened connections. Nothing is read here."""
+    """What makes connections; nothing connects yet."""
     common: dict[str, Any] = {
         "db": settings.db,
         "username": settings.user,
         "password": settings.password,
-        "socket_timeout": None,  # the wire watches over answers itself
+        "socket_timeout": None,  # whoever uses the connection watches over answers
         "socket_connect_timeout": settings.connect_timeout,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
@@ -36,35 +39,45 @@ def connector(settings: Settings) -> Connect:
             "ssl_keyfile": settings.ssl_keyfile,
             "ssl_check_hostname": settings.ssl_check_hostname,
         }
-    if settings.master:
-        return _sentinel_connector(settings, common)
-    if settings.socket:
-        return lambda: UnixDomainSocketConnection(path=settings.socket, **common)
-    host, port = settings.nodes[0]
     kind = SSLConnection if settings.tls else Connection
-    return lambda: kind(host=host, port=port, **common)
+
+    async def connect() -> AbstractConnection:
+        if settings.socket:
+            return await _connected(UnixDomainSocketConnection(path=settings.socket, **common))
+        host, port = settings.nodes[0]
+        if settings.master:
+            host, port = await _master(settings)
+        return await _connected(kind(host=host, port=port, **common))
+
+    return connect
 
 
-def _sentinel_connector(settings: Settings, common: dict[str, Any]) -> Connect:
-    kwargs: dict[str, Any] = {
+async def _connected(connection: AbstractConnection) -> AbstractConnection:
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
+
+
+async def _master(settings: Settings) -> tuple[str, int]:
+    """Who is the master now, asked of the sentinels."""
+    options: dict[str, Any] = {
         "socket_connect_timeout": settings.connect_timeout,
         "socket_timeout": settings.connect_timeout,
         "username": settings.sentinel_user,
         "password": settings.sentinel_password,
     }
     if settings.tls:
-        tls = {key: value for key, value in common.items() if key.startswith("ssl_")}
-        kwargs |= {"ssl": True, **tls}
-
-    options = common | ({"ssl": True} if settings.tls else {})
-
-    def connect() -> AbstractConnection:
-        # Made anew each time: who is the master is asked at every connection.
-        sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
-            list(settings.nodes), sentinel_kwargs=kwargs
-        )
-        client = sentinel.master_for(settings.master, **options)
-        connection: AbstractConnection = client.connection_pool.make_connection()
-        return connection
-
-    return connect
+        options |= {"ssl": True, "ssl_ca_certs": settings.ssl_ca_certs}
+        options["ssl_check_hostname"] = settings.ssl_check_hostname
+    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+        list(settings.nodes), sentinel_kwargs=options
+    )
+    try:
+        host, port = await sentinel.discover_master(settings.master)
+        return str(host), int(port)
+    finally:
+        for client in sentinel.sentinels:
+            await client.aclose()

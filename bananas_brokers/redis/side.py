@@ -15,8 +15,8 @@ from typing import Final
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from bananas_brokers.redis.connect import Connect
 from bananas_brokers.redis.keys import Keys
-from bananas_brokers.redis.wire import Connect
 
 _LINGER: Final = 5.0
 """Seconds for which the connection stays after the last waiter."""
@@ -84,9 +84,9 @@ class Side:
         loop = asyncio.get_running_loop()
         idle_since = loop.time()
         while not self._closed:
-            connection = self._connect()
+            connection: AbstractConnection | None = None
             try:
-                await connection.connect()  # type: ignore[no-untyped-call]
+                connection = await self._connect()
                 await self.prepare(connection)
                 self.listening.set()
                 self.ring_all()  # what happened before is unknown
@@ -102,7 +102,7 @@ class Side:
                     return
             finally:
                 self.listening.clear()
-                if connection._writer is not None:
+                if connection is not None and connection._writer is not None:
                     connection._writer.close()
 
     async def prepare(self, connection: AbstractConnection) -> None:

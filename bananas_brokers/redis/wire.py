@@ -11,16 +11,14 @@ import asyncio
 import inspect
 import os
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Final
 
 from hiredis import pack_command
 from redis import exceptions
 from redis.asyncio.connection import AbstractConnection
 
+from bananas_brokers.redis.connect import Connect
 from bananas_brokers.redis.errors import NotOpen, stale_connection
-
-Connect = Callable[[], AbstractConnection]
 
 _OPEN_WITHIN: Final = 8.0
 """Seconds: with what closing takes, an open fails within 10."""
@@ -122,12 +120,7 @@ class Wire:
         async with self._connecting:
             if self._connection is not None:
                 return
-            connection = self._make()
-            try:
-                await connection.connect()  # type: ignore[no-untyped-call]
-            except BaseException:
-                await _quietly(connection.disconnect(nowait=True))
-                raise
+            connection = await self._make()
             if not self.is_open():
                 await _quietly(connection.disconnect(nowait=True))
                 raise NotOpen()

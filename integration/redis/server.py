@@ -18,11 +18,19 @@ URL = os.environ.get("BANANAS_TEST_REDIS_URL")
 class Server:
     """One ``redis-server`` (or ``valkey-server``) process on loopback; ``folder`` is its own."""
 
-    def __init__(self, folder: Path, *options: str, program: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        program: str | None = None,
+        config: Path | None = None,
+        sentinel: bool = False,
+    ) -> None:
         self.port = free_port()
         self.folder = folder
         self._program = program or program_path()
-        self._options = options
+        self._config = config
+        self._options = ("--sentinel", *options) if sentinel else ("--save", "", *options)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -36,8 +44,9 @@ class Server:
     def start(self) -> None:
         """Returns once it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1"]
-        command += ["--dir", str(self.folder), "--save", "", *self._options]
+        command = [str(self._program), *([] if self._config is None else [str(self._config)])]
+        command += ["--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--dir", str(self.folder), *self._options]
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         until = time.monotonic() + 10
