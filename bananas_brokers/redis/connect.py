@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from redis import exceptions
 from redis.asyncio import Sentinel
 from redis.asyncio.connection import (
     AbstractConnection,
@@ -14,15 +16,17 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
 
+from bananas_brokers.redis.keys import Keys
 from bananas_brokers.redis.settings import Settings
 
 Connect = Callable[[], Awaitable[AbstractConnection]]
 """A new connection, logged in. Raises RedisError, OSError."""
 
 
-def connector(settings: Settings) -> Connect:
-    """What makes connections; nothing connects yet."""
+def connector(settings: Settings, keys: Keys) -> Connect:
+    """What makes connections to wherever ``keys`` are; nothing connects yet."""
     common: dict[str, Any] = {
         "db": settings.db,
         "username": settings.user,
@@ -47,6 +51,8 @@ def connector(settings: Settings) -> Connect:
         host, port = settings.nodes[0]
         if settings.master:
             host, port = await _master(settings)
+        elif settings.cluster:
+            host, port = await _owner(settings, keys, lambda h, p: kind(host=h, port=p, **common))
         return await _connected(kind(host=host, port=port, **common))
 
     return connect
@@ -81,3 +87,27 @@ async def _master(settings: Settings) -> tuple[str, int]:
     finally:
         for client in sentinel.sentinels:
             await client.aclose()
+
+
+async def _owner(
+    settings: Settings, keys: Keys, make: Callable[[str, int], AbstractConnection]
+) -> tuple[str, int]:
+    """Which node of a cluster has the slot of all our keys, asked of the first that answers."""
+    slot = key_slot(keys.meta.encode())
+    failure: Exception = exceptions.ClusterDownError(f"no node has slot {slot}")
+    for host, port in settings.nodes:
+        try:
+            connection = await _connected(make(host, port))
+            try:
+                async with asyncio.timeout(settings.connect_timeout):
+                    await connection.send_command("CLUSTER", "SLOTS")
+                    slots = await connection.read_response(disable_decoding=True)
+            finally:
+                await connection.disconnect(nowait=True)
+        except (exceptions.RedisError, OSError, TimeoutError) as error:
+            failure = error
+            continue
+        for first, last, master, *_ in slots:
+            if first <= slot <= last:
+                return (master[0] or b"").decode() or host, int(master[1])
+    raise failure

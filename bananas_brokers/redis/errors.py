@@ -17,13 +17,17 @@ TEMPORARY = (
     exceptions.MasterDownError,
     exceptions.TryAgainError,
     exceptions.ClusterDownError,
+    exceptions.AskError,
+    exceptions.MovedError,
 )
 """Answers that may be different at the next try."""
 
 
 def stale_connection(error: BaseException) -> bool:
     """Whether the server at the other end is not the one to talk to any more."""
-    return isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError)
+    return isinstance(
+        error, exceptions.ReadOnlyError | exceptions.MasterDownError | exceptions.MovedError
+    )
 
 
 def translate(

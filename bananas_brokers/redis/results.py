@@ -67,7 +67,7 @@ class RedisResultBackend:
         self._store = Store(
             self.settings, namespace, clock, ResultBackendError, ResultBackendUnavailable
         )
-        self._ends = Ends(connector(self.settings), self._store.keys)
+        self._ends = Ends(connector(self.settings, self._store.keys), self._store.keys)
         self._horizon = 0.0
 
     async def open(self, *, guard: bool = True, horizon: float = 0.0) -> None:

@@ -10,7 +10,15 @@ import msgspec
 from bananas_core.errors import ConfigurationError
 from bananas_core.urls import BrokerURL, boolean, parse_url, read_options, redact
 
-SCHEMES: Final = ("redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel")
+SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "redis+unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,7 +26,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     scheme: str
     nodes: tuple[tuple[str, int], ...] = ()
-    """The server; of Sentinel: the sentinels."""
+    """The server; of Sentinel: the sentinels; of a cluster: nodes to ask first."""
     socket: str = ""
     master: str = ""
     """Of Sentinel: the name of the monitored master."""
@@ -42,6 +50,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def tls(self) -> bool:
         return self.scheme.startswith("rediss")
+
+    @property
+    def cluster(self) -> bool:
+        return self.scheme.endswith("+cluster")
 
     @property
     def place(self) -> tuple[object, ...]:
@@ -75,15 +87,11 @@ def read_settings(url: str) -> Settings:
         ConfigurationError: a form that is not built, an unknown option or a bad value.
     """
     scheme = url.partition("://")[0]
-    if scheme.endswith("+cluster"):
-        raise ConfigurationError(
-            "redis+cluster:// is not supported yet: use one server, or redis+sentinel:// for "
-            "fail-over; of a cluster, a single node can't be used either"
-        )
     if scheme not in SCHEMES:
         raise ConfigurationError(f"{scheme}:// is not one of {', '.join(SCHEMES)}")
+    many = scheme.endswith(("+sentinel", "+cluster"))
     # Several hosts are no URL for the standard library: they are taken out first.
-    hosts, parsed = _split_hosts(url) if scheme.endswith("sentinel") else ("", parse_url(url))
+    hosts, parsed = _split_hosts(url) if many else ("", parse_url(url))
     known: dict[str, Callable[[str], Any]] = {
         "socket_timeout": _seconds,
         "connect_timeout": _seconds,
@@ -120,8 +128,16 @@ def read_settings(url: str) -> Settings:
                 f"{redact(url)} names no master; write redis+sentinel://host:26379,host2:26379/"
                 "mymaster/0"
             )
-        nodes = tuple(_node(host) for host in hosts.split(","))
+        nodes = tuple(_node(host, 26379) for host in hosts.split(","))
         return Settings(nodes=nodes, master=master, db=_db(db, url), **common, **options)
+    if scheme.endswith("cluster"):
+        if not hosts or _db(parsed.path, url) != 0:
+            raise ConfigurationError(
+                f"{redact(url)}: a cluster has database 0 only; write redis+cluster://host:6379,"
+                "host2:6379"
+            )
+        nodes = tuple(_node(host, 6379) for host in hosts.split(","))
+        return Settings(nodes=nodes, **common, **options)
     node = (parsed.host or "localhost", parsed.port or 6379)
     return Settings(nodes=(node,), db=_db(parsed.path, url), **common, **options)
 
@@ -131,15 +147,15 @@ def _split_hosts(url: str) -> tuple[str, BrokerURL]:
     place, mark, query = rest.partition("?")
     authority, slash, path = place.partition("/")
     login, at, hosts = authority.rpartition("@")
-    return hosts, parse_url(f"{scheme}://{login}{at}sentinel{slash}{path}{mark}{query}")
+    return hosts, parse_url(f"{scheme}://{login}{at}several{slash}{path}{mark}{query}")
 
 
-def _node(text: str) -> tuple[str, int]:
+def _node(text: str, default: int) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
-    if not colon:
-        return text, 26379
+    if not colon or text.endswith("]"):
+        return text.strip("[]"), default
     if not port.isdigit():
-        raise ConfigurationError(f"bad port of sentinel {text!r}")
+        raise ConfigurationError(f"bad port in {text!r}")
     return host.strip("[]"), int(port)
 
 

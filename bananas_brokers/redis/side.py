@@ -22,6 +22,8 @@ _LINGER: Final = 5.0
 """Seconds for which the connection stays after the last waiter."""
 _SLICE: Final = 1.0
 _PAUSE: Final = 0.2
+_DEAD: Final = 5.0
+"""Seconds after which an answer that should be there won't come."""
 
 
 class Side:
@@ -153,7 +155,8 @@ class Tokens(Side):
             return
         names = {self._keys.wake(queue).encode(): queue for queue in queues}
         await connection.send_command("BLPOP", *names, _SLICE)
-        answer = await connection.read_response(disable_decoding=True)
+        async with asyncio.timeout(_SLICE + _DEAD):
+            answer = await connection.read_response(disable_decoding=True)
         if answer is None:
             return
         if not self.ring(names[answer[0]]):

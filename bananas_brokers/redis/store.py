@@ -56,7 +56,7 @@ class Store:
     ) -> None:
         self.settings = settings
         self.keys = Keys(namespace)
-        self.wire = Wire(connector(settings), settings.socket_timeout)
+        self.wire = Wire(connector(settings, self.keys), settings.socket_timeout)
         self.guard = True
         self._scripts = Scripts(self.wire)
         self.facts = Facts()
@@ -235,8 +235,8 @@ class Store:
             raise ConfigurationError(
                 f"{label}: Redis {facts.version} is too old; 7.0 or later, or Valkey, is needed"
             )
-        if facts.mode == "cluster":
-            raise ConfigurationError(f"{label} is a node of a cluster, which is not supported yet")
+        if facts.mode == "cluster" and not self.settings.cluster:
+            raise ConfigurationError(f"{label} is a node of a cluster: write redis+cluster://…")
         if self.settings.durable and not facts.durable:
             raise ConfigurationError(
                 f"{label}: durable=true needs a server with appendonly yes and appendfsync always; "

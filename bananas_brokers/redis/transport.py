@@ -59,7 +59,7 @@ class RedisTransport:
             durability=self.settings.durability,
         )
         self._store = Store(self.settings, namespace, clock, TransportError, TransportUnavailable)
-        self._tokens = Tokens(connector(self.settings), self._store.keys)
+        self._tokens = Tokens(connector(self.settings, self._store.keys), self._store.keys)
         self._held: dict[Token, Delivery] = {}
         self._taking: set[asyncio.Task[Any]] = set()
         self._turn = 0

@@ -150,7 +150,7 @@ class Wire:
                 else:
                     future.set_exception(error)
                     if stale_connection(error):
-                        raise exceptions.ConnectionError("the server is not the master any more")
+                        raise exceptions.ConnectionError("this server has not the keys any more")
         except asyncio.CancelledError:
             raise
         except Exception as error:  # whatever it was, this connection can't be used any more
