@@ -84,7 +84,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_at: float | None = None
     expires_at: float | None = None
     queue_timeout: float | None = None
-    guard_hold: float = 0.0
+    guard_hold: float | None = None
     foreign: bool = False
     keep_until: float = 0.0
     tags: tuple[str, ...] = ()
@@ -188,7 +188,7 @@ def encode(job: Job, changes: int, *, guard: bool) -> Stored:
         run_at=job.run_at,
         expires_at=job.expires_at,
         queue_timeout=job.queue_timeout,
-        guard_hold=0.0 if job.guard_hold == _hold(0.0, _instant(job.guard_at)) else job.guard_hold,
+        guard_hold=None if job.guard_hold == _hold(job.guard_at) else job.guard_hold,
         foreign=job.foreign,
         keep_until=0.0 if job.keep_until == job.created_at else job.keep_until,
         tags=job.tags,
@@ -306,7 +306,7 @@ def decode(
         queue_timeout=options.queue_timeout,
         start_by=start_by or None,
         guard_at=guard_at or None,
-        guard_hold=_hold(options.guard_hold, guard_at),
+        guard_hold=_hold(guard_at) if options.guard_hold is None else options.guard_hold,
         pending_at=pending_at or None,
         started_at=started_at,
         finished_at=finished_at,
@@ -380,6 +380,6 @@ def _instant(value: float | None) -> float:
     return 0.0 if value is None else value or 5e-324
 
 
-def _hold(stored: float, guard_at: float) -> float:
-    """A plain job put by script has its first hold without saying so."""
-    return stored or (FIRST_HOLD if guard_at else 0.0)
+def _hold(guard_at: float | None) -> float:
+    """What ``guard_hold`` is where a header doesn't say."""
+    return FIRST_HOLD if guard_at else 0.0
