@@ -353,7 +353,12 @@ def of_shape(shape: bytes) -> tuple[Base, int, int]:
 def _fits(job: Job, last: AttemptInfo) -> bool:
     """Whether the last claim can be read back from the header alone."""
     if job.state is JobState.PROCESSING:
-        return last.fence == job.fence and last.worker == job.worker and last.ended_at is None
+        return (
+            last.fence == job.fence
+            and last.worker == job.worker
+            and last.ended_at is None
+            and last.attempt == job.attempt  # not so once an earlier death was forgiven
+        )
     if job.state is not JobState.COMPLETED or job.changed_at != last.ended_at:
         return False
     if last.started_at is not None:

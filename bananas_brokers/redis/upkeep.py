@@ -63,7 +63,8 @@ async def renew(
         await _give_up(store, session.id, held, [i.decode() for i in others], ready)
         await _remove(store, session.id)
     elif others:
-        await _give_up(store, session.id, {}, [i.decode() for i in others], ready)
+        orphans = [job_id.decode() for job_id in others]
+        await _give_up(store, session.id, {}, orphans, ready, now - state.ORPHAN_AGE)
     if charged and mode is not RenewMode.ENDED:
         await _forgive(store, session.id, [job_id.decode() for job_id in charged])
     return RenewAnswer(now=now, cancelled=cancelled, lost=tuple(lost), ready=tuple(ready.values()))
@@ -147,13 +148,17 @@ async def _give_up(
     died: Mapping[str, ClaimBeat],
     others: Sequence[str],
     ready: dict[str, Ready],
+    before: float = inf,
 ) -> None:
-    """L19: ``died`` were running when their process ended, ``others`` never started."""
+    """L19: ``died`` were running when their process ended, ``others`` never started; only what
+    was claimed ``before``."""
 
     def decide(job_id: str, old: Job | None, now: float) -> Job | None:
         if old is None or old.state is not JobState.PROCESSING or old.worker != session:
             return old
         if job_id not in died:
+            if (old.started_at or 0.0) >= before:
+                return old
             return state.handback(old, now, guard=store.guard)
         if old.fence != died[job_id].fence:
             return old
