@@ -129,12 +129,14 @@ class Twins:
 
     async def receive(self) -> None:
         session = self.rng.choice("st")
-        await self.both(
-            lambda p: p.transport.receive_claimed(session, QUEUES, 100, 0),
-            lambda items: sorted(
-                (i.verdict.id, repr(unfenced_claim(i.verdict.claim))) for i in items
-            ),
-        )
+
+        async def all_there_is(pair: Pair) -> list[tuple[str, str]]:
+            found = []
+            while some := await pair.transport.receive_claimed(session, QUEUES, 100, 0):
+                found += [(i.verdict.id, repr(unfenced_claim(i.verdict.claim))) for i in some]
+            return sorted(found)
+
+        await self.both(all_there_is)
 
     async def finish(self, running: list[Job]) -> None:
         rng = self.rng
