@@ -44,7 +44,8 @@ async def cas(store: Store, writes: Sequence[Write]) -> list[WriteAnswer]:
     if not writes:
         return []
     names = (keys.docs, keys.doc_keys, keys.doc_expiries, keys.meta, keys.job_docs)
-    answers = [a for part in await store.run_all("cas", names, calls) for a in part]
+    name = "cas_new" if any(_is_payload(write.key) for write in writes) else "cas"
+    answers = [a for part in await store.run_all(name, names, calls) for a in part]
     return [
         WriteAnswer(done=bool(done), doc=_doc(write.key, stored))
         for write, (done, stored) in zip(writes, answers, strict=True)
@@ -67,6 +68,11 @@ async def get_docs(store: Store, keys: Sequence[str]) -> list[Doc | None]:
     answers = await store.run_all("get_docs", (store.keys.docs,), parts)
     stored = [one for answer in answers for one in answer]
     return [_doc(key, one) for key, one in zip(keys, stored, strict=True)]
+
+
+def _is_payload(key: str) -> bool:
+    """Whether it is a part of a job that is about to be put (see ``wire-format.md``)."""
+    return key.startswith("job/") and "/payload/" in key
 
 
 def _job_of(key: str) -> str:

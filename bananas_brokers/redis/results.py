@@ -9,6 +9,7 @@ from typing import Any, Final
 from bananas_brokers.redis import documents, lifecycle, prune, reads, upkeep
 from bananas_brokers.redis.connect import connector
 from bananas_brokers.redis.facts import warnings_of
+from bananas_brokers.redis.outcomes import finish, signal
 from bananas_brokers.redis.settings import read_settings
 from bananas_brokers.redis.side import Ends
 from bananas_brokers.redis.store import Store
@@ -113,7 +114,7 @@ class RedisResultBackend:
         return await upkeep.renew(self._store, session, claims, mode)
 
     async def finish(self, outcomes: Sequence[Outcome]) -> tuple[list[FinishAnswer], list[Ready]]:
-        return await lifecycle.finish(self._store, outcomes)
+        return await finish(self._store, outcomes)
 
     async def get(self, ids: Sequence[str]) -> list[Job | None]:
         jobs = (await self._store.load(ids, messages=True, results=True)).jobs
@@ -153,7 +154,7 @@ class RedisResultBackend:
         return []
 
     async def signal(self, signals: Sequence[Signal]) -> tuple[list[SignalAnswer], list[Ready]]:
-        return await lifecycle.signal(self._store, signals)
+        return await signal(self._store, signals)
 
     async def due(
         self,

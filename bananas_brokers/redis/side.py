@@ -7,6 +7,7 @@ time to time anyway, so nothing depends on a message that got lost.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -34,10 +35,11 @@ class Side:
         self._waiters: defaultdict[str, dict[asyncio.Event, None]] = defaultdict(dict)
         self._task: asyncio.Task[None] | None = None
         self._closed = True
+        self._pid = 0
         self.listening = asyncio.Event()
 
     def open(self) -> None:
-        self._closed = False
+        self._closed, self._pid = False, os.getpid()
         self._waiters.clear()
         self._task = None
         self.listening = asyncio.Event()
@@ -54,6 +56,8 @@ class Side:
     @contextmanager
     def listen(self, topics: Iterable[str]) -> Iterator[asyncio.Event]:
         """An event that is set when one of ``topics`` is told of."""
+        if not self._closed and self._pid != os.getpid():
+            self.open()  # after a fork: the listening task is the parent's
         event, wanted = asyncio.Event(), tuple(dict.fromkeys(topics))
         for topic in wanted:
             self._waiters[topic][event] = None

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from bananas_brokers.redis import lifecycle
+from bananas_brokers.redis import lifecycle, outcomes
 from bananas_brokers.redis.connect import connector
 from bananas_brokers.redis.results import RedisResultBackend
 from bananas_brokers.redis.settings import read_settings
@@ -33,6 +33,8 @@ T = TypeVar("T")
 LEASE: Final = 15.0
 _LOOK: Final = 1.0
 """Seconds after which a receiver looks for itself: leases end, and the inbox fills, silently."""
+_REPLY: Final = 4 << 20
+"""Bytes of messages in one answer, about."""
 _HEAD: Final = 12
 """Bytes of a stored message before the queue's name."""
 
@@ -63,6 +65,8 @@ class RedisTransport:
         self._held: dict[Token, Delivery] = {}
         self._taking: set[asyncio.Task[Any]] = set()
         self._turn = 0
+        self._largest = 0
+        """Bytes of the largest message that came last: few large ones come at once."""
         self._closing = False
 
     async def open(self) -> None:
@@ -260,12 +264,13 @@ class RedisTransport:
             places,
             keys.prefix,
             session,
-            min(limit, BATCH),
+            max(1, min(limit, BATCH, _REPLY // max(1, self._largest))),
             state.CLAIM_TTL,
             LEASE,
             *asked,
         )
         received: list[Received] = []
+        self._largest = max(map(len, [*messages, *mail[2::3]]), default=self._largest)
         if ids:
             now, number = float(at), int(fence)
             more = dict(zip(extras[::2], extras[1::2], strict=True))
@@ -318,13 +323,13 @@ class RedisTransport:
     async def _undo(self, received: Sequence[Received]) -> None:
         await self._settle("release", [r.delivery for r in received if r.delivery is not None])
         claims = [r.verdict.claim for r in received if r.verdict is not None]
-        outcomes = [
+        handed_back = [
             Outcome(id=claim.id, fence=claim.fence, kind=OutcomeKind.HANDBACK)
             for claim in claims
             if claim is not None
         ]
-        if outcomes:
-            await lifecycle.finish(self._store, outcomes)
+        if handed_back:
+            await outcomes.finish(self._store, handed_back)
 
     def _ended(self) -> bool:
         return self._closing or not self._store.wire.is_open()

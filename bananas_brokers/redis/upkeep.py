@@ -9,7 +9,7 @@ import msgspec
 
 from bananas_brokers.redis.changes import Change
 from bananas_brokers.redis.header import FENCE
-from bananas_brokers.redis.lifecycle import call_for
+from bananas_brokers.redis.outcomes import call_for
 from bananas_brokers.redis.store import Store
 from bananas_core import state
 from bananas_core.job import (

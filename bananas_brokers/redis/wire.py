@@ -38,13 +38,14 @@ class Wire:
         self._reader: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._pid = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def is_open(self) -> bool:
         return self._opened
 
     @property
     def connected(self) -> bool:
-        return self._connection is not None and self._pid == os.getpid()
+        return self._connection is not None and self._is_here()
 
     async def open(self) -> None:
         """Connect. Safe to repeat.
@@ -52,7 +53,7 @@ class Wire:
         Raises:
             OSError, RedisError: it can't be reached within 8 seconds, or refuses the login.
         """
-        if self._opened and self._pid == os.getpid():
+        if self._opened and self._is_here():
             return
         self._start()
         try:
@@ -104,8 +105,12 @@ class Wire:
         """Give this connection up: whatever waits fails, the next call makes a new one."""
         self._drop(error)
 
+    def _is_here(self) -> bool:
+        return self._loop is asyncio.get_running_loop() and self._pid == os.getpid()
+
     def _start(self) -> None:
         self._opened, self._pid = True, os.getpid()
+        self._loop = asyncio.get_running_loop()
         self._connection, self._reader, self._watch = None, None, None
         self._connecting = asyncio.Lock()
         self._waiting.clear()
@@ -114,8 +119,8 @@ class Wire:
         """Make a connection if there is none."""
         if not self.is_open():
             raise NotOpen()
-        if self._pid != os.getpid():
-            self._start()  # what was inherited belongs to the parent
+        if not self._is_here():
+            self._start()  # what there is belongs to the parent process, or to a dead loop
         assert self._connecting is not None
         async with self._connecting:
             if self._connection is not None:

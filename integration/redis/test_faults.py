@@ -19,7 +19,7 @@ from bananas_core.errors import (
     ResultBackendUnavailable,
     TransportUnavailable,
 )
-from bananas_core.job import JobState, OutcomeKind, RenewMode, Session, Signal, SignalKind
+from bananas_core.job import JobState, OutcomeKind, RenewMode, Session, Signal, SignalKind, Write
 from bananas_core.pair import Pair
 from bananas_core.testing.conformance.harness import eventually
 from bananas_core.testing.conformance.support import a_job, outcome
@@ -142,6 +142,10 @@ async def test_a_full_server_takes_no_jobs_but_lets_workers_go_on(
         assert not isinstance(caught.value, ResultBackendUnavailable)
         assert caught.value.__cause__ is not None
         assert await pair.backend.get([refused.id]) == [None]
+    with pytest.raises(ResultBackendError, match="maxmemory"):
+        await pair.backend.cas([Write(key="job/x/payload/0/0000", value=b"x")])
+    (answer,) = await pair.backend.cas([Write(key="job/x/result/1/0000", value=b"x")])
+    assert answer.done
     claims = await received(pair, "s", 20)
     assert len(claims) == 20
     who = Session(id="s", name="full")

@@ -120,8 +120,10 @@ def test_a_script_says_what_it_takes_and_returns(name: str) -> None:
     """The head of each file names keys, arguments and answer; no key is used that it doesn't."""
     text = resources.files("bananas_brokers.redis").joinpath("lua", f"{name}.lua").read_text()
     assert text.startswith("#!lua")
-    if "USES: apply" in text:
-        text += resources.files("bananas_brokers.redis").joinpath("lua", "_apply.lua").read_text()
+    for part in ("apply", "cas"):
+        if re.search(rf"^-- USES: .*\b{part}\b", text, re.MULTILINE):
+            folder = resources.files("bananas_brokers.redis").joinpath("lua")
+            text += folder.joinpath(f"_{part}.lua").read_text()
     for word in ("KEYS", "ARGV", "RETURNS"):
         assert re.search(rf"^-- {word}\b", text, re.MULTILINE), f"{name}.lua lacks {word}"
     head = re.search(r"^-- KEYS: ((?:.*\n-- {3}.*)|.*)", text, re.MULTILINE)
@@ -134,5 +136,5 @@ def test_a_script_says_what_it_takes_and_returns(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_only_new_jobs_are_refused_by_a_full_server(name: str) -> None:
     first = Script(name).text.partition("\n")[0]
-    takes_new = name in ("put", "create", "send")
+    takes_new = name in ("put", "create", "send", "cas_new")
     assert ("allow-oom" in first or "no-writes" in first) is not takes_new
