@@ -36,10 +36,12 @@ class Side:
         self._task: asyncio.Task[None] | None = None
         self._closed = True
         self._pid = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.listening = asyncio.Event()
 
     def open(self) -> None:
         self._closed, self._pid = False, os.getpid()
+        self._loop = asyncio.get_running_loop()
         self._waiters.clear()
         self._task = None
         self.listening = asyncio.Event()
@@ -49,15 +51,18 @@ class Side:
         self._closed = True
         task, self._task = self._task, None
         self.ring_all()
-        if task is not None:
+        if task is not None and self._is_here():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    def _is_here(self) -> bool:
+        return self._loop is asyncio.get_running_loop() and self._pid == os.getpid()
 
     @contextmanager
     def listen(self, topics: Iterable[str]) -> Iterator[asyncio.Event]:
         """An event that is set when one of ``topics`` is told of."""
-        if not self._closed and self._pid != os.getpid():
-            self.open()  # after a fork: the listening task is the parent's
+        if not self._closed and not self._is_here():
+            self.open()  # the listening task is the parent process's, or of a dead loop
         event, wanted = asyncio.Event(), tuple(dict.fromkeys(topics))
         for topic in wanted:
             self._waiters[topic][event] = None

@@ -66,6 +66,9 @@ class Wire:
     async def close(self) -> None:
         """What waits for an answer gets NotOpen. Safe to repeat."""
         self._opened = False
+        if not self._is_here():
+            self._connection = None  # its loop is closed, or it is the parent process's
+            return
         connection = self._connection
         self._drop(NotOpen())
         if connection is not None:
