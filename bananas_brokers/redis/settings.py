@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +19,9 @@ SCHEMES: Final = (
     "rediss+cluster",
 )
 
+_ONLY: Final = {"ssl_": "rediss", "sentinel_": "+sentinel", "db": "redis+unix"}
+"""Options of some forms only, by how they begin."""
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One database of one server, and how it is used. Equal settings mean the same place."""
@@ -31,21 +33,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     master: str = ""
     """Of Sentinel: the name of the monitored master."""
     db: int = 0
+    """The database; of `redis+unix` an option, else the path."""
     user: str | None = None
     password: str | None = None
     socket_timeout: float = 10.0
     """Seconds after which a call without an answer fails and its connection is dropped."""
     connect_timeout: float = 5.0
-    wait_replicas: int = 0
-    """Replicas that must have a write of ``put`` or ``send`` before it counts as accepted."""
+    """Seconds for connecting."""
     durable: bool = False
     """Open only if the server syncs every write to disk before it answers."""
+    wait_replicas: int = 0
+    """Replicas that must have a submitted job before it counts as accepted."""
     ssl_ca_certs: str | None = None
+    """Of `rediss…`: a file of trusted certificates; none: the system's."""
     ssl_certfile: str | None = None
+    """Of `rediss…`: a certificate to show to the server."""
     ssl_keyfile: str | None = None
+    """Of `rediss…`: the key of that certificate."""
     ssl_check_hostname: bool = True
+    """Of `rediss…`: whether the certificate must name the host."""
     sentinel_user: str | None = None
+    """Of `…+sentinel`: the login at the sentinels."""
     sentinel_password: str | None = None
+    """Of `…+sentinel`: its password."""
 
     @property
     def tls(self) -> bool:
@@ -92,24 +102,26 @@ def read_settings(url: str) -> Settings:
     many = scheme.endswith(("+sentinel", "+cluster"))
     # Several hosts are no URL for the standard library: they are taken out first.
     hosts, parsed = _split_hosts(url) if many else ("", parse_url(url))
-    known: dict[str, Callable[[str], Any]] = {
-        "socket_timeout": _seconds,
-        "connect_timeout": _seconds,
-        "wait_replicas": _count,
-        "durable": boolean,
-    }
-    if scheme.startswith("rediss"):
-        known |= {
+    options = read_options(
+        parsed,
+        {
+            "socket_timeout": _seconds,
+            "connect_timeout": _seconds,
+            "durable": boolean,
+            "wait_replicas": _count,
+            "db": _count,
             "ssl_ca_certs": str,
             "ssl_certfile": str,
             "ssl_keyfile": str,
             "ssl_check_hostname": boolean,
-        }
-    if scheme.endswith("sentinel"):
-        known |= {"sentinel_user": str, "sentinel_password": str}
-    if scheme == "redis+unix":
-        known["db"] = _count
-    options = read_options(parsed, known)
+            "sentinel_user": str,
+            "sentinel_password": str,
+        },
+    )
+    for name in options:
+        form = next((form for start, form in _ONLY.items() if name.startswith(start)), None)
+        if form is not None and form not in scheme:
+            raise ConfigurationError(f"{scheme}:// has no option {name!r}; it is of {form}…://")
     common: dict[str, Any] = {
         "scheme": scheme,
         "user": parsed.user or None,
