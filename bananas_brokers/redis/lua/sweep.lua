@@ -31,7 +31,8 @@ for i = 1, #entries, 2 do
   local ids, live = {}, {}
   for id in string.gmatch(entries[i], '[^ ]+') do ids[#ids + 1] = id end
   for j, head in ipairs(call('HMGET', KEYS[1], unpack(ids))) do
-    if head and string.format('%.17g', struct.unpack('>d', head, 65)) == entries[i + 1] then
+    -- As numbers: servers write scores in different ways.
+    if head and struct.unpack('>d', head, 65) == tonumber(entries[i + 1]) then
       live[#live + 1] = ids[j]
     end
   end
