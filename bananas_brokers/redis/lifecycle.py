@@ -4,6 +4,7 @@ what is not is decided by ``state.py`` and written by compare-and-set."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Final
 
 import msgspec
@@ -35,37 +36,16 @@ async def put(store: Store, jobs: Sequence[JobPut], *, keep_for: float = 0.0) ->
     for job in jobs:
         first.setdefault(job.id, job)
     created: set[str] = set()
-    plain: list[JobPut] = []
-    others: list[JobPut] = []
-    for job in first.values():
-        if keep_for == 0 and header.is_plain(job):
-            if others:
-                created |= await _put_others(store, others, keep_for)
-                others = []
-            plain.append(job)
+    quick = True
+    for plain, some in groupby(first.values(), lambda job: not keep_for and header.is_plain(job)):
+        if plain:
+            created |= await _put_plain(store, list(some))
         else:
-            if plain:
-                created |= await _put_plain(store, plain)
-                plain = []
-            others.append(job)
-    if plain:
-        created |= await _put_plain(store, plain)
-    if others:
-        created |= await _put_others(store, others, keep_for)
-    if len(created) == len(jobs) and not others and keep_for == 0:
-        guard = store.guard
-        return [
-            PutAnswer(kind=PutKind.CREATED, id=j.id, send=guard)
-            if header.is_plain(j)
-            else await _answer_one(store, j.id)
-            for j in jobs
-        ]
+            created |= await _put_others(store, list(some), keep_for)
+            quick = False
+    if quick and len(created) == len(jobs):
+        return [PutAnswer(kind=PutKind.CREATED, id=job.id, send=store.guard) for job in jobs]
     return await _answers(store, jobs, created)
-
-
-async def _answer_one(store: Store, job_id: str) -> PutAnswer:
-    loaded = await store.load([job_id], messages=False)
-    return _answer(loaded.jobs.get(job_id), job_id, PutKind.CREATED)
 
 
 async def _answers(store: Store, jobs: Sequence[JobPut], created: set[str]) -> list[PutAnswer]:
