@@ -15,7 +15,8 @@ _YOUNGEST: Final = 600.0
 _AT_ONCE: Final = Retention(completed=0.0, failed=0.0, cancelled=0.0, quarantined=0.0)
 """By count alone: whatever may go at all."""
 _NEVER: Final = "+inf"
-_ENTRIES: Final = 100
+_SWEPT: Final = 2
+"""Jobs in the index of new ones that are looked at for each that a call may delete."""
 
 
 async def prune(store: Store, policy: Retention, limit: int) -> int:
@@ -28,7 +29,7 @@ async def prune(store: Store, policy: Retention, limit: int) -> int:
     gone += await _others(store, policy, limit - gone)
     if gone < limit:
         gone += await _excess(store, policy.most, limit - gone, now)
-    await _sweep(store, now - policy.events)
+    await _sweep(store, now - policy.events, _SWEPT * min(limit, 1000))
     return gone
 
 
@@ -116,7 +117,7 @@ async def _excess(store: Store, most: int, limit: int, now: float) -> int:
     return gone
 
 
-async def _sweep(store: Store, events: float) -> None:
+async def _sweep(store: Store, events: float, most: int) -> None:
     keys = store.keys
     names = (
         keys.heads,
@@ -127,7 +128,7 @@ async def _sweep(store: Store, events: float) -> None:
         keys.doc_expiries,
         keys.made,
     )
-    while await store.run("sweep", names, repr(events), _ENTRIES):
+    while await store.run("sweep", names, repr(events), most):
         pass
 
 

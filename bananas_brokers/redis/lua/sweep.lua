@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Old events, expired documents, and the index of new jobs as far as its jobs are gone.
 -- KEYS: heads events meta docs doc-keys doc-expiries made
--- ARGV: now, instant up to which events go, entries of the index to look at
+-- ARGV: now, instant up to which events go, jobs in the index to look at, about
 -- RETURNS: whether there is more to do
 local more = 0
 local old = call('XRANGE', KEYS[2], '-', '+', 'COUNT', 200)
@@ -25,8 +25,8 @@ for _, key in ipairs(expired) do
 end
 -- The index is looked at from its oldest entry on, a part of it at each call, round and round.
 local from = call('HGET', KEYS[3], 'swept') or '-inf'
-local most = tonumber(ARGV[3])
-local entries = call('ZRANGEBYSCORE', KEYS[7], from, '+inf', 'WITHSCORES', 'LIMIT', 0, most)
+local entries = call('ZRANGEBYSCORE', KEYS[7], from, '+inf', 'WITHSCORES', 'LIMIT', 0, 500)
+local left, stopped = tonumber(ARGV[3]), #entries == 1000 and entries[1000]
 for i = 1, #entries, 2 do
   local ids, live = {}, {}
   for id in string.gmatch(entries[i], '[^ ]+') do ids[#ids + 1] = id end
@@ -36,15 +36,15 @@ for i = 1, #entries, 2 do
       live[#live + 1] = ids[j]
     end
   end
-  if #live == 0 then call('ZREM', KEYS[7], entries[i])
-  elseif #live <= #ids / 2 then
+  if #live <= #ids / 2 then
     call('ZREM', KEYS[7], entries[i])
-    call('ZADD', KEYS[7], entries[i + 1], concat(live, ' '))
+    if #live > 0 then call('ZADD', KEYS[7], entries[i + 1], concat(live, ' ')) end
+  end
+  left = left - #ids
+  if left <= 0 and i + 1 < #entries then
+    stopped = entries[i + 1]
+    break
   end
 end
-if #entries == 2 * most then
-  call('HSET', KEYS[3], 'swept', '(' .. entries[#entries])
-else
-  call('HDEL', KEYS[3], 'swept')
-end
+if stopped then call('HSET', KEYS[3], 'swept', '(' .. stopped) else call('HDEL', KEYS[3], 'swept') end
 return more
