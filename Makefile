@@ -43,6 +43,7 @@ integration: venv ## Run the conformance suite for real: real time, every level 
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(BIN)/python -m bananas_core.testing.conformance "sqlite:///$$folder/jobs.db" \
 		--bananas-level extended -n 8
+	$(BIN)/python -m pytest integration/redis -n 2
 
 simulate: venv ## Run SEEDS seeds of the simulation on both memory forms
 	BANANAS_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/simulation -n 2

@@ -355,7 +355,8 @@ class Bananas:
     def use_options(self, options: JobOptions) -> None:
         """Have the plugins that options of a job need. Raises ConfigurationError."""
         unique = options.get("unique")
-        if isinstance(unique, Feature):
+        # Asking a protocol costs as much as all the rest of a submission.
+        if unique is not None and isinstance(unique, Feature):
             self.plugins.use(unique)
 
     def _handle(self, id: str, task: Task[Any, Any] | None) -> Job[Any]:

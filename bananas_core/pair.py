@@ -83,6 +83,8 @@ def _load(group: str, url: str) -> Any:
     try:
         return point.load()
     except ImportError as error:
+        ours = point.value.startswith("bananas_brokers.")
+        extra = point.value.split(".")[1] if ours else scheme  # one extra for rediss, redis+unix, …
         raise ConfigurationError(
-            f'the {scheme} driver can\'t be imported ({error}); pip install "bananas[{scheme}]"'
+            f'the {scheme} driver can\'t be imported ({error}); pip install "bananas[{extra}]"'
         ) from error

@@ -1,0 +1,251 @@
+"""How records begin: put and claim, and the settling of what was sent. What is usual is one script;
+what is not is decided by ``state.py`` and written by compare-and-set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, Final
+
+import msgspec
+
+from bananas_brokers.redis import header
+from bananas_brokers.redis.outcomes import rounds
+from bananas_brokers.redis.store import BATCH, BYTES, Store
+from bananas_core import state
+from bananas_core.job import (
+    Claim,
+    Held,
+    Hint,
+    Job,
+    JobPut,
+    JobState,
+    PutAnswer,
+    PutKind,
+    Settled,
+    Verdict,
+    VerdictKind,
+)
+
+_LARGEST_GEN: Final = 0xFFFFFFFF
+
+
+async def put(store: Store, jobs: Sequence[JobPut], *, keep_for: float = 0.0) -> list[PutAnswer]:
+    """L7, L8. In order, so that equals stay in the order in which they were put."""
+    first: dict[str, JobPut] = {}
+    for job in jobs:
+        first.setdefault(job.id, job)
+    created: set[str] = set()
+    quick = True
+    for plain, some in groupby(first.values(), lambda job: not keep_for and header.is_plain(job)):
+        if plain:
+            created |= await _put_plain(store, list(some))
+        else:
+            created |= await _put_others(store, list(some), keep_for)
+            quick = False
+    if quick and len(created) == len(jobs):
+        return [PutAnswer(kind=PutKind.CREATED, id=job.id, send=store.guard) for job in jobs]
+    return await _answers(store, jobs, created)
+
+
+async def _answers(store: Store, jobs: Sequence[JobPut], created: set[str]) -> list[PutAnswer]:
+    loaded = await store.load([job.id for job in jobs], messages=False)
+    answers = []
+    for job in jobs:
+        kind = PutKind.EXISTS
+        if job.id in created:
+            kind = PutKind.CREATED
+            created.discard(job.id)
+        answers.append(_answer(loaded.jobs.get(job.id), job.id, kind))
+    return answers
+
+
+def _answer(job: Job | None, job_id: str, kind: PutKind) -> PutAnswer:
+    if job is None:  # it was pruned a moment ago
+        return PutAnswer(kind=kind, id=job_id)
+    send = job.state is JobState.PENDING and job.guard_at is not None
+    return PutAnswer(kind=kind, id=job_id, gen=job.gen, send=send)
+
+
+async def _put_plain(store: Store, jobs: Sequence[JobPut]) -> set[str]:
+    keys, guard = store.keys, store.guard
+    calls = [_put_words(store, part) for part in _parts(jobs)]
+    names = (keys.heads, keys.messages, keys.events, keys.made, keys.due)
+    hold = repr(state.FIRST_HOLD) if guard else ""
+    answers = await store.run_all("put", names, [(keys.prefix, hold, *words) for words in calls])
+    created: set[str] = set()
+    for part, existed in zip(_parts(jobs), answers, strict=True):
+        there = {place - 1 for place in existed}
+        created.update(job.id for i, job in enumerate(part) if i not in there)
+    return created
+
+
+def _put_words(store: Store, jobs: Sequence[JobPut]) -> list[Any]:
+    words: list[Any] = [len(jobs)]
+    words += [job.id for job in jobs]
+    words += [job.message for job in jobs]
+    run: tuple[Any, ...] | None = None
+    count = 0
+    for job in jobs:
+        kind = (job.routing_key, job.priority, job.name, job.max_attempts)
+        if kind != run:
+            if run is not None:
+                words += _run_words(store, run, count)
+            run, count = kind, 0
+        count += 1
+    if run is not None:
+        words += _run_words(store, run, count)
+    return words
+
+
+def _run_words(store: Store, run: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    queue, priority, name, attempts = run
+    middle = header.middle_of(priority, guard=store.guard)
+    return queue, priority, middle, header.shape_of(name, queue, attempts), count
+
+
+def _parts(jobs: Sequence[JobPut]) -> list[Sequence[JobPut]]:
+    parts: list[Sequence[JobPut]] = []
+    start, size = 0, 0
+    for i, job in enumerate(jobs):
+        more = len(job.message)
+        if i > start and (i - start >= BATCH or size + more > BYTES):
+            parts.append(jobs[start:i])
+            start, size = i, 0
+        size += more
+    parts.append(jobs[start:])
+    return parts
+
+
+async def _put_others(store: Store, jobs: Sequence[JobPut], keep_for: float) -> set[str]:
+    wanted = {job.id: job for job in jobs}
+    made: set[str] = set()
+
+    def decide(job_id: str, old: Job | None, now: float) -> Job | None:
+        made.discard(job_id)
+        if old is not None:
+            return old
+        made.add(job_id)
+        return state.create(wanted[job_id], now, guard=store.guard, keep_for=keep_for)
+
+    await store.transact(wanted, decide, messages=False, create=True)
+    return made
+
+
+async def settle(store: Store, settled: Sequence[Settled]) -> None:
+    """L9."""
+    keys = store.keys
+    sent = [item for item in settled if not item.followed and item.gen <= _LARGEST_GEN]
+    for start in range(0, len(sent), BATCH):
+        words = [word for item in sent[start : start + BATCH] for word in (item.id, item.gen)]
+        await store.run("settle", (keys.heads, keys.due), *words)
+    for part in rounds(item for item in settled if item.followed):
+        by_id = {item.id: item for item in part}
+
+        def decide(
+            job_id: str, old: Job | None, now: float, by_id: dict[str, Settled] = by_id
+        ) -> Job | None:
+            return None if old is None else state.settle(old, by_id[job_id])
+
+        await store.transact(by_id, decide)
+
+
+async def claim(
+    store: Store, session: str, hints: Sequence[Hint], *, horizon: float
+) -> list[Verdict]:
+    """L10-L14."""
+    foreign = [hint.create for hint in hints if hint.create is not None]
+    if foreign:
+        await put(store, foreign, keep_for=horizon)
+    verdicts: dict[int, Verdict] = {}
+    places: dict[str, list[int]] = {}
+    for i, hint in enumerate(hints):
+        places.setdefault(hint.id, []).append(i)
+    turn = 0
+    while True:
+        part = [place[turn] for place in places.values() if len(place) > turn]
+        if not part:
+            break
+        for start in range(0, len(part), BATCH):
+            some = part[start : start + BATCH]
+            found = await _claim(store, session, [hints[i] for i in some])
+            verdicts.update(zip(some, found, strict=True))
+        turn += 1
+    return [verdicts[i] for i in range(len(hints))]
+
+
+async def _claim(store: Store, session: str, hints: Sequence[Hint]) -> list[Verdict]:
+    keys = store.keys
+    names = (
+        keys.heads,
+        keys.messages,
+        keys.extras,
+        keys.meta,
+        keys.events,
+        keys.sessions,
+        keys.claims(session),
+        keys.due,
+    )
+    words = [word for hint in hints for word in (hint.id, min(hint.gen, _LARGEST_GEN))]
+    fence, at, heads, ids, messages, extras = await store.run(
+        "claim", names, keys.prefix, session, state.CLAIM_TTL, *words
+    )
+    now = float(at)
+    taken = {job_id.decode(): place for place, job_id in enumerate(ids)}
+    more = dict(zip(extras[::2], extras[1::2], strict=True))
+    verdicts = []
+    for hint, head in zip(hints, heads, strict=True):
+        place = taken.get(hint.id)
+        if place is not None:
+            given = claim_of(hint.id, head, messages[place], more.get(ids[place]), int(fence), now)
+            verdicts.append(Verdict(kind=VerdictKind.RUN, id=hint.id, claim=given))
+        else:
+            verdicts.append(await _refused(store, session, hint, head, now))
+    return verdicts
+
+
+async def _refused(store: Store, session: str, hint: Hint, head: bytes, now: float) -> Verdict:
+    """Why a hint was not claimed; a job whose time is over ends."""
+    job = header.decode(hint.id, head, None) if head else None
+    kind, new = state.claim(job, hint, session, 0, now)
+    if kind is VerdictKind.RUN:
+        kind = VerdictKind.STALE  # a generation that no header can have
+    elif new is not job:
+
+        def expire(_: str, old: Job | None, at: float) -> Job | None:
+            found, ended = state.claim(old, hint, session, 0, at)
+            return ended if found is VerdictKind.STALE else old
+
+        await store.transact([hint.id], expire)
+    return Verdict(kind=kind, id=hint.id)
+
+
+def claim_of(
+    job_id: str,
+    head: bytes,
+    message: bytes,
+    extras: bytes | None,
+    fence: int,
+    now: float,
+) -> Claim:
+    """What the worker is told; ``head`` is from before the claim."""
+    gen, priority, failures, deaths, created_at, base = header.parts_for_claim(head)
+    held: Held | None = None
+    if extras:
+        held = msgspec.msgpack.decode(extras, type=header.Extras).held
+    return Claim(
+        id=job_id,
+        fence=fence,
+        gen=gen,
+        name=base.name,
+        routing_key=base.routing_key,
+        priority=priority,
+        attempt=failures + deaths + 1,
+        failures=failures,
+        deaths=deaths,
+        max_attempts=base.max_attempts,
+        created_at=created_at,
+        at=now,
+        message=message,
+        held=held,
+    )

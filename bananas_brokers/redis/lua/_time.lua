@@ -1,0 +1,33 @@
+-- Every script begins with this: `now` in unix seconds on the server's clock, unless ARGV[1] has it
+-- (tests with a clock of their own), and the packed constants of a header (see header.py).
+local call, sub, byte, concat = redis.call, string.sub, string.byte, table.concat
+local now = tonumber(ARGV[1])
+if not now then
+  local time = call('TIME')
+  now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+end
+local now8 = struct.pack('>d', now)
+local zero8, zero16, none8 = string.rep('\0', 8), string.rep('\0', 16), struct.pack('>d', -1)
+local exactly = string.format('%.17g', now)
+
+-- A number that nobody had before, over restarts and lost writes too: never behind the clock.
+local function next_number(meta)
+  local last = tonumber(call('HGET', meta, 'last') or 0)
+  local number = math.max(last + 1, math.floor(now * 1000000))
+  call('HSET', meta, 'last', string.format('%.0f', number))
+  return number
+end
+
+-- One token tells idle receivers of a queue to look.
+local function wake(prefix, queue)
+  local bell = prefix .. 'wake:' .. queue
+  if call('EXISTS', bell) == 0 then
+    call('RPUSH', bell, '1')
+    call('PEXPIRE', bell, 60000)
+  end
+end
+
+-- A counter in a hash, which is gone at 0.
+local function add(key, field, by)
+  if call('HINCRBY', key, field, by) == 0 then call('HDEL', key, field) end
+end

@@ -1,0 +1,3 @@
+#!lua flags=allow-oom
+-- USES: apply
+-- Changes of records that exist. See _apply.lua.

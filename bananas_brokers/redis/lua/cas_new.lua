@@ -1,0 +1,3 @@
+#!lua
+-- USES: docs cas
+-- Payloads of new jobs: refused when the server is full. See _cas.lua.

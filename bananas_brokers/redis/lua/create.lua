@@ -1,0 +1,3 @@
+#!lua
+-- USES: apply
+-- New records: refused when the server is full. See _apply.lua.

@@ -1,0 +1,260 @@
+"""One namespace on one server: scripts by name, and changes of records by compare-and-set."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+from redis.exceptions import RedisError
+
+from bananas_brokers.redis.changes import Change, commands
+from bananas_brokers.redis.connect import connector
+from bananas_brokers.redis.errors import NotOpen, translate
+from bananas_brokers.redis.facts import Facts, read_facts
+from bananas_brokers.redis.header import decode
+from bananas_brokers.redis.keys import Keys
+from bananas_brokers.redis.scripts import Scripts
+from bananas_brokers.redis.settings import Settings
+from bananas_brokers.redis.wire import Wire
+from bananas_core.clock import Clock
+from bananas_core.errors import BananasError, ConfigurationError
+from bananas_core.job import Job
+
+SCHEMA: Final = 1
+BATCH: Final = 100
+"""Jobs in one call of a script: a longer one keeps everybody else waiting."""
+BYTES: Final = 64 << 10
+_TRIES: Final = 200
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """Records at one moment. ``now``: the ledger's clock then."""
+
+    now: float
+    jobs: dict[str, Job]
+    heads: dict[str, bytes]
+
+
+Decide = Callable[[str, Job | None, float], Job | None]
+"""id, record, time → the next value; the same one or None changes nothing. May be asked again."""
+
+
+class Store:
+    """What transport and ledger have in common. ``clock``: for tests that move time; else the
+    server's clock counts, and only that."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        namespace: str,
+        clock: Clock | None,
+        refused: type[BananasError],
+        unavailable: type[BananasError],
+    ) -> None:
+        self.settings = settings
+        self.keys = Keys(namespace)
+        self.wire = Wire(connector(settings, self.keys), settings.socket_timeout)
+        self.guard = True
+        self._scripts = Scripts(self.wire)
+        self.facts = Facts()
+        self._clock = clock
+        self._errors = (refused, unavailable)
+
+    async def open(self) -> None:
+        """Connect and look whether this program may use what is there. Safe to repeat.
+
+        Raises:
+            BananasError: unavailable within 10 s, or refused.
+            ConfigurationError: written by a newer version, or a server that is too old.
+        """
+        if self.wire.is_open():
+            return
+        try:
+            await self.wire.open()
+            await self._check()
+            await self._scripts.load()
+            found = await self.wire.call("HSETNX", self.keys.meta, "schema", SCHEMA)
+            schema = (
+                SCHEMA if found else int(await self.wire.call("HGET", self.keys.meta, "schema"))
+            )
+            if schema > SCHEMA:
+                raise ConfigurationError(
+                    f"{self.settings.label}: namespace written by a newer version (schema "
+                    f"{schema}, this program knows {SCHEMA}); update this program"
+                )
+        except (RedisError, OSError, NotOpen) as error:
+            await self.wire.close()
+            raise self.translated(error) from error
+        except BaseException:
+            await self.wire.close()
+            raise
+
+    async def close(self) -> None:
+        await self.wire.close()
+
+    def stamp(self) -> str | bytes:
+        """The first argument of every script: empty where the server's own clock counts."""
+        return b"" if self._clock is None else repr(self._clock.now())
+
+    async def run(self, name: str, keys: tuple[str, ...], *args: Any) -> Any:
+        """One script, translated errors."""
+        try:
+            return await self._scripts.run(name, keys, self.stamp(), *args)
+        except (RedisError, OSError, NotOpen) as error:
+            raise self.translated(error) from error
+
+    async def run_all(
+        self, name: str, keys: tuple[str, ...], calls: Sequence[Sequence[Any]]
+    ) -> list[Any]:
+        """One script several times, in order and without waiting between."""
+        if len(calls) == 1:
+            return [await self.run(name, keys, *calls[0])]
+        try:
+            if calls and not self.wire.connected:
+                await self.wire.connect()
+            stamp = self.stamp()
+            posted = [self._scripts.post(name, keys, stamp, *args) for args in calls]
+            answers = []
+            for future, args in zip(posted, calls, strict=True):
+                answers.append(await self._scripts.answer(future, name, keys, stamp, *args))
+        except (RedisError, OSError, NotOpen) as error:
+            raise self.translated(error) from error
+        return answers
+
+    async def call(self, *command: Any) -> Any:
+        """One plain command, translated errors."""
+        try:
+            return await self.wire.call(*command)
+        except (RedisError, OSError, NotOpen) as error:
+            raise self.translated(error) from error
+
+    async def load(self, ids: Sequence[str], *, messages: bool, results: bool = False) -> Loaded:
+        """Records by id; those that don't exist are missing. A batch is of one moment."""
+        keys = self.keys
+        want = ("m" if messages else "") + ("r" if results else "")
+        names = (keys.heads, keys.extras, keys.messages, keys.results)
+        jobs: dict[str, Job] = {}
+        heads: dict[str, bytes] = {}
+        parts = [ids[i : i + BATCH] for i in range(0, len(ids), BATCH)] or [[]]
+        answers = await self.run_all("load", names, [(want, *part) for part in parts])
+        for part, (_, found, extras, bodies, kept) in zip(parts, answers, strict=True):
+            for i, job_id in enumerate(part):
+                if found[i] is not None:
+                    heads[job_id] = found[i]
+                    jobs[job_id] = decode(
+                        job_id,
+                        found[i],
+                        extras[i],
+                        bodies[i] if messages else None,
+                        kept[i] if results else None,
+                    )
+        return Loaded(now=float(answers[-1][0]), jobs=jobs, heads=heads)
+
+    async def apply(
+        self, changes: Sequence[Change], *, create: bool = False, session: str | None = None
+    ) -> list[bool]:
+        """Write each change if its record is still as it was. ``create``: refused when the server
+        is full. ``session``: only if that session's time has run out."""
+        keys, done = self.keys, list[bool]()
+        name = "create" if create else "apply"
+        for part in _portions(changes):
+            words: list[Any] = []
+            for change in part:
+                made = commands(keys, change, guard=self.guard)
+                words += (change.new.id, change.head, len(made))
+                for command in made:
+                    words.append(len(command))
+                    words += command
+            lapse = (session or "", keys.sessions)
+            answers = await self.run(name, (keys.heads,), keys.prefix, *lapse, *words)
+            done += [bool(answer) for answer in answers]
+        return done
+
+    async def transact(
+        self,
+        ids: Iterable[str],
+        decide: Decide,
+        *,
+        messages: bool | None = None,
+        create: bool = False,
+    ) -> dict[str, tuple[Job | None, Job | None]]:
+        """Read, decide, write, again for those that somebody changed meanwhile.
+
+        Returns:
+            id → the record before, and after (the same if it did not change).
+        """
+        left = list(dict.fromkeys(ids))
+        results: dict[str, tuple[Job | None, Job | None]] = {}
+        wanted = self.guard if messages is None else messages
+        for turn in range(_TRIES):
+            if not left:
+                return results
+            if turn > 2:
+                await asyncio.sleep(random.uniform(0, 0.002 * min(turn, 20)))
+            loaded = await self.load(left, messages=wanted)
+            changes: list[Change] = []
+            for job_id in left:
+                old = loaded.jobs.get(job_id)
+                new = decide(job_id, old, loaded.now)
+                results[job_id] = (old, old if new is None else new)
+                if new is not None and new is not old:
+                    head = loaded.heads.get(job_id, b"")
+                    changes.append(Change(old=old, new=new, head=head))
+            done = await self.apply(changes, create=create)
+            left = [c.new.id for c, fine in zip(changes, done, strict=True) if not fine]
+        raise self._errors[1](f"{self.settings.label}: records change too fast; try again")
+
+    async def replicated(self) -> None:
+        """Wait until as many replicas as asked for have what was written.
+
+        Raises:
+            BananasError: unavailable, as too few of them answered in time.
+        """
+        wanted = self.settings.wait_replicas
+        if not wanted:
+            return
+        patience = int(self.settings.socket_timeout * 500)
+        found = await self.call("WAIT", wanted, patience)
+        if found < wanted:
+            raise self._errors[1](
+                f"{self.settings.label}: {found} of {wanted} replicas confirmed; what was written "
+                "may be lost with the master, so try again"
+            )
+
+    def translated(self, error: Exception) -> BananasError:
+        return translate(error, self.settings.label, *self._errors)
+
+    async def _check(self) -> None:
+        """Look at the server, and refuse it if it can't do what is promised."""
+        self.facts = facts = await read_facts(self.wire)
+        label = self.settings.label
+        if facts.too_old:
+            raise ConfigurationError(
+                f"{label}: Redis {facts.version} is too old; 7.0 or later, or Valkey, is needed"
+            )
+        if facts.mode == "cluster" and not self.settings.cluster:
+            raise ConfigurationError(f"{label} is a node of a cluster: write redis+cluster://…")
+        if self.settings.durable and not facts.durable:
+            raise ConfigurationError(
+                f"{label}: durable=true needs a server with appendonly yes and appendfsync always; "
+                f"it has appendonly {'yes' if facts.append_only else 'no'} and appendfsync "
+                f"{facts.fsync or 'unknown'}"
+            )
+
+
+def _portions(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
+    """Parts that keep a script short."""
+    part: list[Change] = []
+    size = 0
+    for change in changes:
+        more = len(change.new.message) + len(change.new.result or b"") + 500
+        if part and (len(part) >= BATCH or size + more > 2 * BYTES):
+            yield part
+            part, size = [], 0
+        part.append(change)
+        size += more
+    if part:
+        yield part

@@ -1,0 +1,37 @@
+"""The Redis driver against the suite, on a clock that the tests move; after each test, every index
+must agree with the records."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import redis
+
+from bananas_brokers.redis.results import RedisResultBackend
+from bananas_brokers.redis.transport import RedisTransport
+from bananas_core.pair import Pair
+from bananas_core.testing.clock import ManualClock
+from bananas_core.testing.conformance import (
+    Harness,
+    ResultBackendConformance,
+    TransportConformance,
+)
+from integration.redis.invariants import check
+
+
+class TestRedis(TransportConformance, ResultBackendConformance):
+    @pytest.fixture
+    async def harness(self, redis_url: str, namespace: str) -> AsyncIterator[Harness]:
+        clock = ManualClock()
+        harness = Harness(
+            lambda: Pair(
+                RedisTransport(redis_url, namespace, clock=clock),
+                RedisResultBackend(redis_url, namespace, clock=clock),
+            ),
+            clock=clock,
+        )
+        yield harness
+        await harness.aclose()
+        with redis.Redis.from_url(redis_url) as client:
+            check(client, namespace)

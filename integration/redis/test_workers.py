@@ -1,0 +1,42 @@
+"""Real workers on Redis that are killed, stopped and restarted: the scenarios of
+``integration.faults`` that need nothing of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from integration.faults import scenarios
+from integration.faults.limits import limits
+from integration.faults.stage import LEVELS, Stage
+from integration.redis.server import Server, program_path
+
+pytestmark = [
+    pytest.mark.skipif(program_path() is None, reason="no redis-server here"),
+    pytest.mark.timeout(240),
+]
+
+SCENARIOS = [
+    scenarios.kill_child,
+    scenarios.kill_random,
+    scenarios.stop_group,
+    scenarios.blocked,
+    scenarios.graceful_stop,
+    scenarios.poison,
+    scenarios.skewed_clocks,
+    limits,
+]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+async def test_workers_keep_their_promises(tmp_path: Path, scenario: scenarios.Scenario) -> None:
+    server = Server(tmp_path / "redis", "--appendonly", "yes")
+    server.start()
+    stage = Stage(tmp_path, LEVELS["ci"], seed=1)
+    stage.url = server.url
+    try:
+        await scenario(stage)
+    finally:
+        stage.close()
+        server.stop()
