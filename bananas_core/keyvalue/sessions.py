@@ -352,10 +352,8 @@ class Sessions:
         the session still has under the others."""
         ids = list(dict.fromkeys(id for _, batch in batches for id in batch.ids))
         records = dict(zip(ids, await self._records.read(ids), strict=True))
-        running = [id for id in ids if (found := records[id]) and _holds(found.job, session)]
-        free = [
-            (key, batch) for key, batch in batches if not any(id in running for id in batch.ids)
-        ]
+        running = {id: None for id in ids if (one := records[id]) and _holds(one.job, session)}
+        free = [(key, batch) for key, batch in batches if running.keys().isdisjoint(batch.ids)]
         pending: dict[str, Found] = {}
         for _, batch in free:
             for id in batch.ids:
@@ -370,7 +368,7 @@ class Sessions:
                 done.append(Change(key=key, value=None))
         if done:
             await self._store.write(done)
-        return running
+        return list(running)
 
     async def _claimed(self, ids: Sequence[str], session: str) -> set[str]:
         jobs = await self._records.get(ids)
