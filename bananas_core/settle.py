@@ -56,12 +56,15 @@ class Settler:
         *,
         done: Callable[[int], None],
         recorded: Callable[[list[Outcome]], Awaitable[None]] | None = None,
+        eased: Callable[[], None] | None = None,
     ) -> None:
+        """``eased`` is called whenever fewer outcomes wait."""
         self._pair = pair
         self._sender = sender
         self._drop = drop
         self._done = done
         self._recorded = recorded
+        self._eased = eased
         self._outcomes: list[Outcome] = []
         self._flights: set[asyncio.Task[None]] = set()
         self._scheduled = False
@@ -76,6 +79,12 @@ class Settler:
         if not self._scheduled and len(self._flights) < IN_FLIGHT:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._launch)
+
+    @property
+    def waiting(self) -> int:
+        """Outcomes that nobody has begun to record: their jobs would run again after a crash, so
+        a worker starts no others while these are many."""
+        return len(self._outcomes)
 
     @property
     def idle(self) -> bool:
@@ -111,6 +120,8 @@ class Settler:
         if not flight.cancelled() and (error := flight.exception()) is not None:
             log.error("a batch of outcomes was dropped, its jobs will run again", exc_info=error)
         self._launch()
+        if self._eased is not None and not self._abandoned:
+            self._eased()
 
     async def _finish(self, batch: list[Outcome]) -> None:
         answers, ready = await self._record(batch)

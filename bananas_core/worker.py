@@ -39,6 +39,8 @@ SWEEP: Final = 0.05
 """Seconds between two looks at all running jobs."""
 CHECK_EVERY: Final = 20
 """Sweeps between two looks at the process itself."""
+UNRECORDED: Final = 2
+"""Outcomes that may wait for the ledger for each slot; their jobs would run again after a crash."""
 LATE: Final = ORPHAN_AGE - 1.0
 """Seconds after which the answer to a receive may not be acted upon."""
 STOP_MARGIN: Final = 1.5
@@ -166,6 +168,7 @@ class Worker:
             self._keeper.drop,
             done=self._finished,
             recorded=self._recorded,
+            eased=self._eased,
         )
         self._reporter = Reporter(pair, self.session, self.clock, self._heard)
         self._executor = Executor(
@@ -284,12 +287,16 @@ class Worker:
         return task
 
     def _capacity(self) -> int:
-        if self._stop.is_set() or not self._safe():
+        if self._stop.is_set() or not self._safe() or self._crowded():
             return 0
         return self._backlog.capacity(self._busy() + self._admission.due)
 
     def _safe(self) -> bool:
         return self.clock.monotonic() - self._keeper.confirmed() < SAFE_AGE
+
+    def _crowded(self) -> bool:
+        """Whether the ledger is so slow that outcomes pile up."""
+        return self._settler.waiting >= UNRECORDED * self.options.concurrency
 
     def _busy(self) -> int:
         """Slots that are taken."""
@@ -297,7 +304,9 @@ class Worker:
 
     def _may_start(self) -> bool:
         """Whether a slot is free; never while our claims may have lapsed."""
-        return self._busy() < self.options.concurrency and not self._stop.is_set() and self._safe()
+        if self._stop.is_set() or self._crowded():
+            return False
+        return self._busy() < self.options.concurrency and self._safe()
 
     def _intake(self, claims: Sequence[Claim], asked_at: float) -> None:
         """Take claims that were asked for at ``asked_at``. If the answer lay around, because the
@@ -320,6 +329,8 @@ class Worker:
             return
         running, concurrency = self._executor.running, self.options.concurrency
         while self._backlog and len(running) + admission.slots < concurrency:
+            if self._crowded():
+                return  # `_eased` goes on
             claim = self._backlog.pop()
             if admission.concerns(claim):
                 admission.ask(claim)
@@ -331,6 +342,10 @@ class Worker:
 
     def _ended(self, duration: float) -> None:
         self._backlog.ended(duration)
+        self._fill()
+        self._fetcher.wake()
+
+    def _eased(self) -> None:
         self._fill()
         self._fetcher.wake()
 

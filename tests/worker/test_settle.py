@@ -9,6 +9,8 @@ from bananas import Bananas
 from bananas_core.errors import ResultBackendUnavailable
 from bananas_core.job import Outcome, OutcomeKind
 from bananas_core.settle import MOST, Sender, Settler
+from bananas_core.worker import UNRECORDED
+from tests.worker.conftest import working
 
 
 class Away:
@@ -21,6 +23,34 @@ class Away:
         self.calls += 1
         await asyncio.sleep(0)
         raise ResultBackendUnavailable("away")
+
+
+async def test_a_slow_ledger_holds_up_the_jobs(app: Bananas) -> None:
+    """Else a crash would have all of them run again."""
+    ended = 0
+
+    @app.task
+    async def quick(n: int) -> None:
+        nonlocal ended
+        ended += 1
+
+    async with app:
+        backend: Any = app.backend
+        finish, recorded, most = backend.finish, 0, 0
+
+        async def slowly(outcomes: list[Outcome]) -> Any:
+            nonlocal recorded, most
+            await asyncio.sleep(0.02)
+            most = max(most, ended - recorded)
+            recorded += len(outcomes)
+            return await finish(outcomes)
+
+        backend.finish = slowly
+        jobs = await quick.submit_many([{"n": n} for n in range(400)])
+        async with working(app, concurrency=4):
+            await jobs[-1].result(timeout=20)
+        # What waits, with what ran when that became too much; and two batches on their way.
+        assert 0 < most <= 3 * (UNRECORDED + 1) * 4
 
 
 async def test_a_worker_that_was_stopped_at_once_tells_nothing_any_more(app: Bananas) -> None:
