@@ -1,8 +1,9 @@
 """A submitter process: 64 threads that submit unique jobs through one blocking client, until they
 have done their share or their time is over; prints what they were told.
 
-``python -m integration.faults.racer URL KEYS SUBMITS SECONDS HOLDS SEED``: SUBMITS or
-SECONDS end it, whichever comes first; a job takes HOLDS seconds. It begins at a line on stdin.
+``python -m integration.faults.racer URL KEYS SUBMITS SECONDS JOBS HOLDS SEED``: SUBMITS, SECONDS or
+having been told of JOBS jobs (0: any number) end it, whichever comes first; a job takes HOLDS
+seconds. It begins at a line on stdin.
 """
 
 from __future__ import annotations
@@ -45,13 +46,22 @@ class Racer:
     """Threads that share a client and a report."""
 
     def __init__(
-        self, client: Client, keys: int, submits: int, seconds: float, holds: float, seed: int
+        self,
+        client: Client,
+        *,
+        keys: int,
+        submits: int,
+        seconds: float,
+        jobs: int,
+        holds: float,
+        seed: int,
     ) -> None:
         self.report = Report()
         self._client = client
         self._keys = keys
         self._share = -(-submits // THREADS)
         self._seconds = seconds
+        self._jobs = jobs
         self._holds = holds
         self._seed = seed
         self._lock = threading.Lock()
@@ -74,7 +84,7 @@ class Racer:
         start.wait()
         end = time.monotonic() + self._seconds
         for _ in range(self._share):
-            if time.monotonic() > end:
+            if time.monotonic() > end or 0 < self._jobs <= len(self.report.told):
                 return
             self._submit(rng.randrange(self._keys))
 
@@ -99,9 +109,17 @@ class Racer:
             self.report.slowest = max(self.report.slowest, end - begin)
 
 
-def main(url: str, keys: str, submits: str, seconds: str, holds: str, seed: str) -> None:
+def main(url: str, keys: str, submits: str, seconds: str, jobs: str, holds: str, seed: str) -> None:
     with Client(url) as client:
-        racer = Racer(client, int(keys), int(submits), float(seconds), float(holds), int(seed))
+        racer = Racer(
+            client,
+            keys=int(keys),
+            submits=int(submits),
+            seconds=float(seconds),
+            jobs=int(jobs),
+            holds=float(holds),
+            seed=int(seed),
+        )
         print("ready", flush=True)
         sys.stdin.readline()
         sys.stdout.buffer.write(msgspec.json.encode(racer.run()) + b"\n")

@@ -26,8 +26,13 @@ from integration.faults.stage import Scenario, Stage
 HELD_FOR: Final = 3.0
 """Seconds that the job of ``unique_kept`` takes."""
 FREE_WITHIN: Final = 5.0
+GONE_WITHIN: Final = 30.0
+"""Seconds until the document of a key is gone whose last holder has ended. The key is free before:
+the record of its holder says so. A follow-up that died with its worker comes again after 5 s."""
 KILL_EVERY: Final = 3.0
 RACE_WITHIN: Final = 900.0
+KEPT_WITHIN: Final = 60.0
+"""Seconds until the second job of the key at the latest: all processors are busy submitting."""
 CLOCKS: Final = 0.002
 """Seconds by which two readings of the machine's clock may be off, rounding included."""
 
@@ -36,9 +41,16 @@ class Racers:
     """Submitter processes of 64 threads each, which begin together."""
 
     def __init__(
-        self, stage: Stage, *, keys: int, submits: int, seconds: float, holds: float = 0.01
+        self,
+        stage: Stage,
+        *,
+        keys: int,
+        submits: int,
+        seconds: float,
+        jobs: int = 0,
+        holds: float = 0.01,
     ) -> None:
-        """``holds``: seconds that each job takes."""
+        """``jobs``: each ends when it was told of so many. ``holds``: seconds that a job takes."""
         count = stage.level.racers
         self._stage = stage
         self._seconds = seconds
@@ -46,7 +58,7 @@ class Racers:
             subprocess.Popen(
                 [
                     *(sys.executable, "-m", "integration.faults.racer", stage.url),
-                    *map(str, (keys, submits // count, seconds, holds, n)),
+                    *map(str, (keys, -(-submits // count), seconds, jobs, holds, n)),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -119,9 +131,7 @@ async def unique_kept(stage: Stage) -> None:
     """One key that all threads submit all the time, and its worker is killed: one live job; the
     same one runs again and keeps the key, which is free within 5 s of its end."""
     group = stage.group("a", processes=1)
-    racers = Racers(
-        stage, keys=1, submits=10**9, seconds=3 * HELD_FOR + FREE_WITHIN, holds=HELD_FOR
-    )
+    racers = Racers(stage, keys=1, submits=10**9, seconds=KEPT_WITHIN, jobs=2, holds=HELD_FOR)
     async with Bananas(stage.url) as app:
         racing = asyncio.create_task(racers.race())
         try:
@@ -212,7 +222,7 @@ async def _one_at_a_time(
 async def _no_key_left(stage: Stage, backend: ResultBackend) -> None:
     """Documents of keys are gone soon after the last job has ended."""
     begun = time.monotonic()
-    deadline = Deadline(FREE_WITHIN)
+    deadline = Deadline(GONE_WITHIN)
     while left := await backend.docs(PREFIX):
         stage.check(not deadline.over, f"keys are left behind, such as {left[0]}")
         await asyncio.sleep(0.1)
