@@ -26,7 +26,8 @@ DISTURBED: Final = 4.0
 """Seconds after a kill that are not judged: the dead process's turns lapse, and its jobs come
 again."""
 QUICK: Final = 2_000
-ROUNDS: Final = 5
+ROUNDS: Final = 9
+"""Of each kind; the quickest counts, since other programs only ever make one slower."""
 
 
 async def limits(stage: Stage) -> None:
@@ -91,7 +92,7 @@ async def limits_overtaken(stage: Stage) -> None:
             await asyncio.sleep(0.2)
         held_back = time.monotonic() - begun
         after = [await _quick(stage, app) for _ in range(ROUNDS)]
-        slower = statistics.median(after) / statistics.median(before) - 1
+        slower = min(after) / min(before) - 1
         stage.figures.update(
             held_back=count,
             submitted_s=round(submitted, 1),
@@ -100,7 +101,8 @@ async def limits_overtaken(stage: Stage) -> None:
             quick_after_s=[round(s, 2) for s in after],
             slower=round(slower, 3),
         )
-        stage.check(slower <= 0.10, "others are slowed down by more than 10 %")
+        most = stage.level.overtaken_slower
+        stage.check(slower <= most, f"others are slowed down by more than {most:.0%}")
 
 
 def _workers(stage: Stage, name: str) -> list[WorkerGroup]:
