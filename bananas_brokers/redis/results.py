@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from bananas_brokers.redis import documents, lifecycle, prune, reads, upkeep
 from bananas_brokers.redis.connect import connector
+from bananas_brokers.redis.erase import erase
 from bananas_brokers.redis.facts import warnings_of
 from bananas_brokers.redis.outcomes import finish, signal
 from bananas_brokers.redis.settings import read_settings
@@ -181,6 +182,12 @@ class RedisResultBackend:
 
     async def prune(self, retention: Retention, limit: int) -> int:
         return await prune.prune(self._store, retention, limit)
+
+    async def erase(self) -> None:
+        """Remove the whole namespace, also what the transport has in it; whatever its age, live or
+        not. Nobody may use the namespace meanwhile, nor this object afterwards. It looks at every
+        key of the database, a thousand at a time. Safe to repeat."""
+        await erase(self._store)
 
     async def last_due(self) -> float | None:
         value = await self._store.call("HGET", self._store.keys.meta, "last_due")

@@ -11,6 +11,7 @@ import msgspec
 
 from bananas_brokers.redis import lifecycle, outcomes
 from bananas_brokers.redis.connect import connector
+from bananas_brokers.redis.erase import erase
 from bananas_brokers.redis.results import RedisResultBackend
 from bananas_brokers.redis.settings import read_settings
 from bananas_brokers.redis.side import Tokens
@@ -167,6 +168,10 @@ class RedisTransport:
         keys = self._store.keys
         names = (keys.mail, keys.leases, keys.leased)
         return int(await self._store.run("purge", names, keys.prefix, queue))
+
+    async def erase(self) -> None:
+        """Remove the namespace; see ``RedisResultBackend.erase``."""
+        await erase(self._store)
 
     def shares(self, backend: ResultBackend) -> bool:
         return (

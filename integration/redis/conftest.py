@@ -1,4 +1,5 @@
-"""One server for all tests of this folder, and a namespace for each."""
+"""The tests of this folder run on each kind of server that is there. All that run on one share it,
+each in a namespace of its own."""
 
 from __future__ import annotations
 
@@ -8,21 +9,23 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from integration.redis.server import URL, Server, program_path
+from integration.servers import RedisServer, ValkeyServer
+from integration.servers.need import need
+
+
+@pytest.fixture(scope="session", params=[RedisServer, ValkeyServer], ids=lambda kind: kind.name)
+def kind(request: pytest.FixtureRequest) -> type[RedisServer]:
+    """A kind of server whose program is installed."""
+    found: type[RedisServer] = request.param
+    need(found)
+    return found
 
 
 @pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def redis_url(kind: type[RedisServer]) -> Iterator[str]:
     """The URL of a running server."""
-    if URL:
-        yield URL
-        return
-    if program_path() is None:
-        pytest.skip("no redis-server here; set BANANAS_TEST_REDIS_URL or _SERVER")
-    server = Server(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server.url
-    server.stop()
+    with kind(appendonly=False) as server:
+        yield server.url
 
 
 @pytest.fixture
@@ -30,7 +33,6 @@ def namespace(redis_url: str) -> Iterator[str]:
     """A namespace whose keys are deleted afterwards."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     yield name
-    client = redis.Redis.from_url(redis_url)
-    for key in client.scan_iter(match=f"{{{name}}}*", count=1000):
-        client.unlink(key)
-    client.close()
+    with redis.Redis.from_url(redis_url) as client:
+        for key in client.scan_iter(match=f"{{{name}}}*", count=1000):
+            client.unlink(key)

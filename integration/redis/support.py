@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+import redis
+
 from bananas_brokers.redis.results import RedisResultBackend
 from bananas_brokers.redis.transport import RedisTransport
 from bananas_core.clock import Clock
@@ -12,8 +15,17 @@ from bananas_core.job import Outcome, OutcomeKind
 from bananas_core.pair import Pair
 from bananas_core.testing.conformance.harness import eventually
 from bananas_core.transport import Received
+from integration.servers import RedisServer
 
 QUEUE = "default"
+
+on_redis_only = pytest.mark.parametrize("kind", [RedisServer], ids=["redis"], indirect=True)
+"""For what takes long and says nothing about the server."""
+
+
+def client_of(server: RedisServer) -> redis.Redis:
+    """A plain blocking client, for looking and for doing harm."""
+    return redis.Redis(port=server.port)
 
 
 def pair_on(url: str, namespace: str, clock: Clock | None = None) -> Pair:

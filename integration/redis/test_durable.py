@@ -4,7 +4,6 @@ server killed and started again."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -12,27 +11,23 @@ from bananas_core.testing.conformance import Harness
 from bananas_core.testing.conformance.claims import Claiming
 from bananas_core.testing.conformance.delivery import Connecting
 from bananas_core.testing.conformance.results import Recording
-from integration.redis.server import Server, program_path
 from integration.redis.support import pair_on
-
-pytestmark = pytest.mark.skipif(program_path() is None, reason="no redis-server here")
+from integration.servers import RedisServer
 
 
 class TestDurable:
     @pytest.fixture
-    async def harness(self, tmp_path: Path) -> AsyncIterator[Harness]:
-        server = Server(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
-        server.start()
-
+    async def harness(self, kind: type[RedisServer]) -> AsyncIterator[Harness]:
         async def restart() -> None:
             server.kill()
             await harness.aclose()
             server.start()
 
-        harness = Harness(lambda: pair_on(server.url + "?durable=true", "durable"), restart=restart)
-        yield harness
-        await harness.aclose()
-        server.stop()
+        with kind(appendfsync="always") as server:
+            url = server.url + "?durable=true"
+            harness = Harness(lambda: pair_on(url, "durable"), restart=restart)
+            yield harness
+            await harness.aclose()
 
     test_messages = Connecting.test_a_confirmed_message_survives_a_crash_of_the_broker
     test_records = Recording.test_what_was_confirmed_survives_a_crash_of_the_broker

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,32 +22,29 @@ from bananas_core.pair import Pair
 from bananas_core.testing.conformance.harness import eventually
 from bananas_core.testing.conformance.support import a_job, outcome
 from integration.redis.invariants import check
-from integration.redis.server import Server, program_path
-from integration.redis.support import again, pair_on, received, succeed
+from integration.redis.support import again, client_of, pair_on, received, succeed
+from integration.servers import RedisServer
+from integration.servers.base import HOST, free_port
 
 NAMESPACE = "faults"
 
-pytestmark = pytest.mark.skipif(program_path() is None, reason="no redis-server here")
+
+@pytest.fixture
+def server(kind: type[RedisServer]) -> Iterator[RedisServer]:
+    with kind(appendfsync="always") as found:
+        yield found
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    found = Server(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
-    found.start()
-    yield found
-    found.stop()
-
-
-@pytest.fixture
-async def pair(server: Server) -> AsyncIterator[Pair]:
+async def pair(server: RedisServer) -> AsyncIterator[Pair]:
     found = pair_on(server.url + "?durable=true", NAMESPACE)
     await found.open()
     yield found
     await found.close()
 
 
-async def test_forgotten_scripts_are_sent_again(server: Server, pair: Pair) -> None:
-    client = server.client()
+async def test_forgotten_scripts_are_sent_again(server: RedisServer, pair: Pair) -> None:
+    client = client_of(server)
     client.script_flush()
     await pair.backend.put([put := a_job()])
     client.script_flush()
@@ -60,7 +55,7 @@ async def test_forgotten_scripts_are_sent_again(server: Server, pair: Pair) -> N
     check(client, NAMESPACE)
 
 
-async def test_all_goes_on_after_a_crash_of_the_server(server: Server, pair: Pair) -> None:
+async def test_all_goes_on_after_a_crash_of_the_server(server: RedisServer, pair: Pair) -> None:
     puts = [a_job() for _ in range(30)]
     await pair.backend.put(puts)
     claims = await received(pair, "s", 10)
@@ -76,10 +71,10 @@ async def test_all_goes_on_after_a_crash_of_the_server(server: Server, pair: Pai
     more = await again(lambda: received(pair, "s", 100))
     assert {c.id for c in [*claims, *more]} == {put.id for put in puts}
     assert min(c.fence for c in more) > max(c.fence for c in claims)
-    check(server.client(), NAMESPACE)
+    check(client_of(server), NAMESPACE)
 
 
-async def test_who_waits_outlives_a_restart(server: Server, pair: Pair) -> None:
+async def test_who_waits_outlives_a_restart(server: RedisServer, pair: Pair) -> None:
     await pair.backend.put([put := a_job("other")])
     ended = asyncio.create_task(pair.backend.wait([put.id], 30.0))
     got = asyncio.create_task(pair.transport.receive_claimed("s", ["default"], 1, 30.0))
@@ -107,11 +102,11 @@ async def test_who_waits_outlives_a_restart(server: Server, pair: Pair) -> None:
     await other.close()
 
 
-async def test_killed_connections_cost_one_error_each(server: Server, pair: Pair) -> None:
+async def test_killed_connections_cost_one_error_each(server: RedisServer, pair: Pair) -> None:
     waiting = asyncio.create_task(pair.backend.wait(["nobody"], 30.0))
     idle = asyncio.create_task(pair.transport.receive_claimed("s", ["default"], 1, 30.0))
     await asyncio.wait({waiting, idle}, timeout=0.3)
-    client = server.client()
+    client = client_of(server)
     for _ in range(3):
         client.client_kill_filter(_type="normal", skipme=True)
         client.client_kill_filter(_type="pubsub", skipme=True)
@@ -129,12 +124,12 @@ async def test_killed_connections_cost_one_error_each(server: Server, pair: Pair
 
 
 async def test_a_full_server_takes_no_jobs_but_lets_workers_go_on(
-    server: Server, pair: Pair
+    server: RedisServer, pair: Pair
 ) -> None:
     puts = [a_job(max_attempts=5) for _ in range(20)]
     await pair.backend.put(puts)
     await pair.backend.put([a_job(delay=0.05)])
-    client = server.client()
+    client = client_of(server)
     client.config_set("maxmemory", "1mb")
     for refused in (a_job(), a_job(tags=("a",)), a_job(delay=10.0)):
         with pytest.raises(ResultBackendError, match="maxmemory") as caught:
@@ -167,24 +162,23 @@ async def test_a_full_server_takes_no_jobs_but_lets_workers_go_on(
     check(client, NAMESPACE)
 
 
-async def test_a_silent_server_is_given_up(server: Server) -> None:
+async def test_a_silent_server_is_given_up(server: RedisServer) -> None:
     pair = pair_on(server.url + "?socket_timeout=0.5", NAMESPACE)
     await pair.open()
-    server.signal(signal.SIGSTOP)
+    server.pause()
     try:
         begun = time.monotonic()
         with pytest.raises(ResultBackendUnavailable):
             await pair.backend.now()
         assert time.monotonic() - begun < 5.0
     finally:
-        server.signal(signal.SIGCONT)
+        server.resume()
     await again(lambda: pair.backend.now())
     await pair.close()
 
 
-async def test_opening_without_a_server_fails_in_time(tmp_path: Path) -> None:
-    gone = Server(tmp_path)  # never started
-    pair = pair_on(gone.url.replace("redis://", "redis://me:secret@"), NAMESPACE)
+async def test_opening_without_a_server_fails_in_time() -> None:
+    pair = pair_on(f"redis://me:secret@{HOST}:{free_port()}", NAMESPACE)
     begun = time.monotonic()
     with pytest.raises(ResultBackendUnavailable) as caught:
         await pair.open()
@@ -211,7 +205,7 @@ class Forgetful:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_repeating_after_lost_answers_does_everything_once(
-    server: Server, pair: Pair, seed: int
+    server: RedisServer, pair: Pair, seed: int
 ) -> None:
     rng = random.Random(seed)
     forgetful = [Forgetful(driver._store, rng) for driver in (pair.backend, pair.transport)]  # type: ignore[attr-defined]
@@ -239,10 +233,10 @@ async def test_repeating_after_lost_answers_does_everything_once(
             break
     assert done == {put.id for put in puts}
     assert sum(one.lost for one in forgetful) > 10
-    check(server.client(), NAMESPACE)
+    check(client_of(server), NAMESPACE)
 
 
-async def test_a_cancel_is_done_once_though_repeated(server: Server, pair: Pair) -> None:
+async def test_a_cancel_is_done_once_though_repeated(server: RedisServer, pair: Pair) -> None:
     forgetful = Forgetful(pair.backend._store, random.Random(1))  # type: ignore[attr-defined]
     puts = [a_job() for _ in range(20)]
     await again(lambda: pair.backend.put(puts))
@@ -251,29 +245,24 @@ async def test_a_cancel_is_done_once_though_repeated(server: Server, pair: Pair)
         answers, _ = await again(lambda: pair.backend.signal(wishes))
         assert all(answer.done for answer in answers)
     assert forgetful.lost
-    check(server.client(), NAMESPACE)
+    check(client_of(server), NAMESPACE)
 
 
-async def test_a_newer_schema_is_refused(server: Server) -> None:
-    server.client().hset("{newer}:meta", "schema", 999)
+async def test_a_newer_schema_is_refused(server: RedisServer) -> None:
+    client_of(server).hset("{newer}:meta", "schema", 999)
     with pytest.raises(ConfigurationError, match="newer"):
         await pair_on(server.url, "newer").open()
 
 
-async def test_durable_is_refused_where_the_server_is_not(tmp_path: Path) -> None:
-    server = Server(tmp_path)
-    server.start()
-    try:
-        with pytest.raises(ConfigurationError, match="appendonly"):
-            await pair_on(server.url + "?durable=true", NAMESPACE).open()
-    finally:
-        server.stop()
+async def test_durable_is_refused_where_the_server_is_not(redis_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="appendonly"):
+        await pair_on(redis_url + "?durable=true", NAMESPACE).open()
 
 
-async def test_doctor_hears_of_what_may_lose_jobs(server: Server, pair: Pair) -> None:
+async def test_doctor_hears_of_what_may_lose_jobs(server: RedisServer, pair: Pair) -> None:
     warn: Any = pair.backend
     assert [w for w in warn.warnings() if "append" in w or "policy" in w] == []
-    client = server.client()
+    client = client_of(server)
     client.config_set("maxmemory-policy", "allkeys-lru")
     client.config_set("appendfsync", "everysec")
     backend: Any = pair_on(server.url, NAMESPACE).backend
@@ -284,8 +273,8 @@ async def test_doctor_hears_of_what_may_lose_jobs(server: Server, pair: Pair) ->
         assert word in text
 
 
-async def test_the_invariants_notice_what_is_wrong(server: Server, pair: Pair) -> None:
-    client = server.client()
+async def test_the_invariants_notice_what_is_wrong(server: RedisServer, pair: Pair) -> None:
+    client = client_of(server)
     await pair.backend.put([a_job() for _ in range(3)])
     (claim,) = await received(pair, "s", 1)
     check(client, NAMESPACE)

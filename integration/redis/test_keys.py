@@ -146,6 +146,7 @@ async def test_golden_messages_come_through_the_inbox(redis_url: str, namespace:
     await pair.open()
     vectors = json.loads(GOLDEN.read_text())["vectors"]
     bodies = [vector["text"].encode() for vector in vectors if "text" in vector]
+    assert len(bodies) > 20
     with redis.Redis.from_url(redis_url) as client:
         client.rpush(Keys(namespace).inbox, *bodies)
     queues = sorted({json.loads(body).get("routing_key", "default") for body in bodies})

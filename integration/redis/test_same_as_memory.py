@@ -32,7 +32,7 @@ from bananas_core.pair import Pair
 from bananas_core.testing.clock import ManualClock
 from bananas_core.testing.conformance.support import ERROR, a_job, a_scope
 from integration.redis.invariants import check
-from integration.redis.support import pair_on
+from integration.redis.support import on_redis_only, pair_on
 
 QUEUES = ["a", "b"]
 
@@ -220,6 +220,7 @@ def answers(found: Any) -> Any:
     return first, plain_ready(ready)
 
 
+@on_redis_only
 @pytest.mark.parametrize("seed", range(int(os.environ.get("BANANAS_TWINS", "12"))))
 async def test_both_do_the_same(redis_url: str, namespace: str, seed: int) -> None:
     clock = ManualClock()

@@ -4,64 +4,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import redis
 
 from bananas_core.errors import ResultBackendUnavailable
 from bananas_core.testing.conformance.support import a_job
 from integration.redis.invariants import check
-from integration.redis.server import Server, program_path
-from integration.redis.support import again, pair_on, received, succeed
+from integration.redis.support import again, client_of, pair_on, received, succeed
+from integration.servers import RedisServer, SentinelServer
+from integration.servers.need import need
 
-pytestmark = pytest.mark.skipif(program_path() is None, reason="no redis-server here")
+Group = tuple[RedisServer, RedisServer, SentinelServer]
 
 
 @pytest.fixture
-def group(tmp_path: Path) -> Iterator[tuple[Server, Server, Server]]:
+def group() -> Iterator[Group]:
     """A master, its replica, and the sentinel that watches them."""
-    master = Server(tmp_path / "master", "--repl-diskless-sync-delay", "0")
-    replica = Server(
-        tmp_path / "replica",
-        *("--replicaof", f"127.0.0.1 {master.port}"),
-        *("--repl-diskless-sync-delay", "0"),
-    )
-    folder = tmp_path / "sentinel"
-    folder.mkdir()
-    file = folder / "sentinel.conf"
-    file.write_text(
-        f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
-        "sentinel down-after-milliseconds mymaster 1000\n"
-        "sentinel failover-timeout mymaster 5000\n"
-    )
-    sentinel = Server(folder, config=file, sentinel=True)
-    servers = (master, replica, sentinel)
-    try:
-        for server in servers:
-            server.start()
+    need(RedisServer)
+    settings = {"repl-diskless-sync-delay": "0"}
+    with (
+        RedisServer(appendonly=False, settings=settings) as master,
+        RedisServer(appendonly=False, settings=settings, replicaof=master) as replica,
+        SentinelServer({"mymaster": master}, failover_timeout=5) as sentinel,
+    ):
         until = time.monotonic() + 20
         while not _known(sentinel):
             assert time.monotonic() < until, "the sentinel does not see the replica"
             time.sleep(0.1)
-        yield servers
-    finally:
-        for server in reversed(servers):
-            server.stop()
+        yield master, replica, sentinel
 
 
-def _known(sentinel: Server) -> bool:
-    client = redis.Redis(port=sentinel.port)
-    replicas = client.sentinel_slaves("mymaster")
+def _known(sentinel: SentinelServer) -> bool:
+    replicas = client_of(sentinel).sentinel_slaves("mymaster")
     return any(one["master-link-status"] == "ok" for one in replicas)
 
 
-async def test_a_fail_over_is_followed_and_loses_nothing_confirmed(
-    group: tuple[Server, Server, Server],
-) -> None:
+async def test_a_fail_over_is_followed_and_loses_nothing_confirmed(group: Group) -> None:
     master, replica, sentinel = group
-    url = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0?wait_replicas=1"
-    pair = pair_on(url, "failover")
+    pair = pair_on(sentinel.url + "?wait_replicas=1", "failover")
     await pair.open()
     puts = [a_job() for _ in range(50)]
     await pair.backend.put(puts)
@@ -81,5 +61,5 @@ async def test_a_fail_over_is_followed_and_loses_nothing_confirmed(
     assert min(claim.fence for claim in rest) > max(claim.fence for claim in before)
     with pytest.raises(ResultBackendUnavailable, match="0 of 1"):
         await pair.backend.put([a_job()])  # no replica is left to confirm it
-    check(replica.client(), "failover")
+    check(client_of(replica), "failover")
     await pair.close()

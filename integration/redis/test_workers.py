@@ -10,12 +10,10 @@ import pytest
 from integration.faults import scenarios
 from integration.faults.limits import limits
 from integration.faults.stage import LEVELS, Stage
-from integration.redis.server import Server, program_path
+from integration.servers import RedisServer
+from integration.servers.need import need
 
-pytestmark = [
-    pytest.mark.skipif(program_path() is None, reason="no redis-server here"),
-    pytest.mark.timeout(240),
-]
+pytestmark = pytest.mark.timeout(240)
 
 SCENARIOS = [
     scenarios.kill_child,
@@ -31,12 +29,11 @@ SCENARIOS = [
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 async def test_workers_keep_their_promises(tmp_path: Path, scenario: scenarios.Scenario) -> None:
-    server = Server(tmp_path / "redis", "--appendonly", "yes")
-    server.start()
+    need(RedisServer)
     stage = Stage(tmp_path, LEVELS["ci"], seed=1)
-    stage.url = server.url
-    try:
-        await scenario(stage)
-    finally:
-        stage.close()
-        server.stop()
+    with RedisServer() as server:
+        stage.url = server.url
+        try:
+            await scenario(stage)
+        finally:
+            stage.close()

@@ -322,7 +322,7 @@ class Holding(Suite):
                 raise AssertionError("it makes more calls than thought possible")
 
     @promise("U7")
-    @takes(10)
+    @takes(50)
     async def test_a_takeover_that_was_decided_before_comes_too_late(
         self, harness: Harness
     ) -> None:
