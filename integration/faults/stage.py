@@ -95,8 +95,10 @@ class Stage:
         self.groups: list[WorkerGroup] = []
         self.figures: dict[str, object] = {}
 
-    def group(self, name: str, *, skew: float = 0.0, **options: object) -> WorkerGroup:
-        group = WorkerGroup(self.folder, self.url, name, skew=skew, **options)
+    def group(
+        self, name: str, *, skew: float = 0.0, url: str | None = None, **options: object
+    ) -> WorkerGroup:
+        group = WorkerGroup(self.folder, url or self.url, name, skew=skew, **options)
         self.groups.append(group)
         return group.start()
 
