@@ -34,8 +34,8 @@ from bananas_core.plugins import Plugin
 from bananas_core.record import JobRecord
 from bananas_core.retry import RetryPolicy
 from bananas_core.task import JobSpec, Task
+from bananas_core.workflow.build import chain, chord, dag, group
 from bananas_core.workflow.handle import Workflow
-from bananas_core.workflow.spec import chain, chord, dag, group
 
 __all__ = [
     "AsyncClient",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ _DEAD: Final = 5.0
 """Seconds after which an answer that should be there won't come."""
 
 
-class Side:
+class Side(ABC):
     """Waiters by topic, and one task that listens for them while there are any."""
 
     def __init__(self, connect: Connect) -> None:
@@ -116,12 +117,12 @@ class Side:
                 if connection is not None and connection._writer is not None:
                     connection._writer.close()
 
-    async def prepare(self, connection: AbstractConnection) -> None:
+    async def prepare(self, connection: AbstractConnection) -> None:  # noqa: B027 - may be enough
         """Once for each connection."""
 
+    @abstractmethod
     async def hear(self, connection: AbstractConnection) -> None:
         """Listen for a while, and ring."""
-        raise NotImplementedError
 
 
 class Ends(Side):

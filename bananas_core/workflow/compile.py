@@ -24,16 +24,15 @@ from bananas_core.workflow.node import (
     Test,
     Trigger,
 )
+from bananas_core.workflow.reference import Condition, Reference
 from bananas_core.workflow.spec import (
     Chain,
     Composite,
-    Condition,
     Dag,
     Group,
     JobPiece,
     Node,
     Piece,
-    Reference,
     check_edges,
     trigger,
 )

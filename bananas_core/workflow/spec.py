@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from bananas_core.arguments import Later
 from bananas_core.errors import InvalidWorkflow
 from bananas_core.message import check_name
 from bananas_core.options import JobOptions
 from bananas_core.workflow.node import MAX_EDGES, Path, Policy, Trigger
+from bananas_core.workflow.reference import Reference
 
 if TYPE_CHECKING:
     from bananas_core.workflow.handle import Workflow
@@ -39,85 +40,6 @@ class Host(Protocol):
         workflow_id: str | None = None,
         deadline: timedelta | float | None = None,
     ) -> Workflow: ...
-
-
-class Reference(Later):
-    """The result of an earlier node, or a part of it; goes anywhere in a later node's arguments.
-
-    Comparing it makes a condition for ``run_if``: ``a.result["amount"] > 100``.
-    """
-
-    __slots__ = ("path", "target")
-
-    def __init__(self, target: Piece | Node, path: Path = ()) -> None:
-        self.target = target
-        self.path = path
-
-    def __repr__(self) -> str:
-        steps = "".join(f"[{step!r}]" for step in self.path)
-        return f"{self.target!r}.result{steps}"
-
-    def __getitem__(self, step: str | int) -> Reference:
-        if isinstance(step, bool) or not isinstance(step, (str, int)):
-            raise InvalidWorkflow(f"{self!r}: a part is named by a key or an index, not {step!r}")
-        return Reference(self.target, (*self.path, step))
-
-    def __iter__(self) -> Any:
-        raise TypeError(f"{self!r} is not known yet, so it can't be iterated")
-
-    def __bool__(self) -> bool:
-        raise TypeError(_NO_TRUTH.format(self))
-
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> Condition:  # type: ignore[override]
-        return Condition(self, "==", other)
-
-    def __ne__(self, other: object) -> Condition:  # type: ignore[override]
-        return Condition(self, "!=", other)
-
-    def __lt__(self, other: object) -> Condition:
-        return Condition(self, "<", other)
-
-    def __le__(self, other: object) -> Condition:
-        return Condition(self, "<=", other)
-
-    def __gt__(self, other: object) -> Condition:
-        return Condition(self, ">", other)
-
-    def __ge__(self, other: object) -> Condition:
-        return Condition(self, ">=", other)
-
-    def __invert__(self) -> Condition:
-        """It is falsy."""
-        return Condition(self, "falsy")
-
-    def is_in(self, values: Iterable[object]) -> Condition:
-        """It is one of these."""
-        return Condition(self, "in", list(values))
-
-
-class Condition:
-    """Something that must hold for a node to run. Several go into a list: all must hold."""
-
-    __slots__ = ("op", "reference", "value")
-
-    def __init__(self, reference: Reference, op: str, value: object = None) -> None:
-        self.reference = reference
-        self.op = op
-        self.value = value
-
-    def __repr__(self) -> str:
-        return f"<Condition {self.reference!r} {self.op} {self.value!r}>"
-
-    def __bool__(self) -> bool:
-        raise TypeError(_NO_TRUTH.format(self))
-
-
-_NO_TRUTH: Final = (
-    "{!r} is decided when the workflow runs; give several conditions as a list, without `and`, "
-    "`or`, `not` or `if`"
-)
 
 
 class Piece:
@@ -418,96 +340,6 @@ class Dag(Composite):
         from bananas_core.workflow.mermaid import mermaid, planned
 
         return mermaid(planned(compile_workflow(self, "workflow").records))
-
-
-def chain(*parts: Piece, deadline: timedelta | float | None = None) -> Chain:
-    """Run parts one after the other: the result of each goes to the first argument of the next
-    that is not given (``.options(bind=False)`` keeps a job's own arguments). The result is that of
-    the last. ``a | b`` is a chain too.
-
-    Args:
-        deadline: seconds from its start after which it fails if it has not ended.
-
-    Raises:
-        InvalidWorkflow: no parts, or something that is none.
-    """
-    if len(parts) == 1 and isinstance(parts[0], (list, tuple)):
-        parts = tuple(parts[0])
-    return Chain(parts, deadline=deadline)
-
-
-def group(
-    *members: Piece | Iterable[Piece] | AsyncIterable[Piece],
-    on_failure: str = "fail",
-    quorum: int | None = None,
-    deadline: timedelta | float | None = None,
-) -> Group:
-    """Run parts at the same time. The result is the list of their results, in order.
-
-    Args:
-        members: the parts, or one list, iterator or async iterator of them. What is no list is
-            read in batches while it is submitted, so it may be longer than the memory.
-        on_failure: ``"fail"``: the first failure fails the group and cancels the rest;
-            ``"ignore"``: it goes on and a failed one's result is None; ``"collect"``: it goes on
-            and a failed one's result is ``{"error": {"type": …, "message": …}}``.
-        quorum: the group completes once this many have succeeded, and the rest is cancelled; it
-            fails once that is impossible.
-        deadline: seconds from its start after which it fails if it has not ended.
-
-    Raises:
-        InvalidWorkflow: something that is no part, or an impossible option.
-    """
-    given: Any = members
-    if len(members) == 1 and not isinstance(members[0], Piece):
-        given = members[0]
-    return Group(given, on_failure=on_failure, quorum=quorum, deadline=deadline)
-
-
-def chord(
-    header: Group | Iterable[Piece] | AsyncIterable[Piece],
-    body: Piece,
-    *,
-    on_failure: str = "fail",
-    quorum: int | None = None,
-    deadline: timedelta | float | None = None,
-) -> Chain:
-    """Run a group, then ``body`` with the list of its results.
-
-    Args:
-        header: a group, or the members of one.
-        body: a job or any other part.
-        on_failure, quorum: of the group, unless it is one already.
-        deadline: seconds from its start after which it fails if it has not ended.
-
-    Raises:
-        InvalidWorkflow: see ``group``.
-    """
-    if isinstance(header, Group):
-        if on_failure != "fail" or quorum is not None:
-            raise InvalidWorkflow("give on_failure and quorum to the group, or its members here")
-    elif isinstance(header, Piece):
-        raise InvalidWorkflow(f"the header of a chord is a group or its members, not {header!r}")
-    else:
-        header = Group(header, on_failure=on_failure, quorum=quorum)
-    return Chain((header, body), deadline=deadline, label="chord")
-
-
-def dag(
-    *,
-    on_failure: str = "fail",
-    deadline: timedelta | float | None = None,
-    results: Sequence[str] | None = None,
-) -> Dag:
-    """An empty graph; ``add`` fills it.
-
-    Args:
-        on_failure: ``"fail"``: a node's failure that no other node handles fails the dag and
-            cancels the rest; ``"ignore"``: branches that don't depend on it go on.
-        deadline: seconds from its start after which it fails if it has not ended.
-        results: names of the nodes whose results make up its own; default: those that no other
-            comes after. One: its value; several: an object by name.
-    """
-    return Dag(on_failure=on_failure, deadline=deadline, results=results)
 
 
 def policy(text: str, allowed: Sequence[str] = ("fail", "ignore", "collect")) -> Policy:
