@@ -12,8 +12,8 @@ from bananas_core.transport import Delivery, Outgoing, QueueStats
 LEASE: Final = 15.0
 _BURIED: Final = 0
 """In ``messages.lease``: real leases start at 1."""
-_MESSAGES: Final = ("messages", "sent_at", "ns = ?1 AND queue = ?2 AND lease IS NULL")
-_RECORDS: Final = ("jobs", "pending_at", "ns = ?1 AND routing_key = ?2 AND state = 2")
+_MESSAGES: Final = ("messages", "sent_at", "ns = :ns AND queue = :queue AND lease IS NULL")
+_RECORDS: Final = ("jobs", "pending_at", "ns = :ns AND routing_key = :queue AND state = 2")
 
 
 def send(tx: Tx, ns: int, now: float, messages: Sequence[Outgoing]) -> None:
@@ -85,8 +85,8 @@ def release(tx: Tx, ns: int, now: float, deliveries: Sequence[Delivery]) -> list
 
 def bury(tx: Tx, now: float, tokens: Sequence[tuple[int, int]], reason: str) -> list[bool]:
     """T17."""
-    sql = f"UPDATE messages SET lease = {_BURIED}, leased_until = NULL, reason = ?3 WHERE"
-    return _each(tx, sql, tokens, now, reason)
+    sql = f"UPDATE messages SET lease = {_BURIED}, leased_until = NULL, reason = :reason WHERE"
+    return _each(tx, sql, tokens, now, reason=reason)
 
 
 def stats(tx: Tx, ns: int, now: float, queues: Sequence[str], *, fused: bool) -> list[QueueStats]:
@@ -106,10 +106,10 @@ def stats(tx: Tx, ns: int, now: float, queues: Sequence[str], *, fused: bool) ->
         if since is not None:
             oldest = since if oldest is None else min(oldest, since)
         leased, buried = tx.connection.execute(
-            "SELECT (SELECT count(*) FROM messages WHERE ns = ?1 AND queue = ?2 "
-            "AND leased_until IS NOT NULL AND leased_until > ?3), "
-            "(SELECT count(*) FROM messages WHERE ns = ?1 AND queue = ?2 AND lease = 0)",
-            (ns, queue, now),
+            "SELECT (SELECT count(*) FROM messages WHERE ns = :ns AND queue = :queue "
+            "AND leased_until IS NOT NULL AND leased_until > :now), "
+            "(SELECT count(*) FROM messages WHERE ns = :ns AND queue = :queue AND lease = 0)",
+            {"ns": ns, "queue": queue, "now": now},
         ).fetchone()
         answers.append(
             QueueStats(
@@ -130,17 +130,16 @@ def purge(tx: Tx, ns: int, now: float, queue: str) -> int:
 
 def waiting(tx: Tx, ns: int, now: float, queues: Sequence[str], *, records: bool) -> bool:
     """Whether a receive would get anything; cheap, and changes nothing."""
+    of_queue = "ns = :ns AND queue = :queue"
     for queue in queues:
         sql = (
-            "SELECT EXISTS (SELECT 1 FROM messages WHERE ns = ?1 AND queue = ?2 AND lease IS NULL)"
-            " OR EXISTS (SELECT 1 FROM messages WHERE ns = ?1 AND queue = ?2 "
-            "AND leased_until IS NOT NULL AND leased_until <= ?3)"
+            f"SELECT EXISTS (SELECT 1 FROM messages WHERE {of_queue} AND lease IS NULL) OR EXISTS "
+            f"(SELECT 1 FROM messages WHERE {of_queue} AND leased_until IS NOT NULL "
+            "AND leased_until <= :now)"
         )
         if records:
-            sql += (
-                " OR EXISTS (SELECT 1 FROM jobs WHERE ns = ?1 AND routing_key = ?2 AND state = 2)"
-            )
-        if tx.connection.execute(sql, (ns, queue, now)).fetchone()[0]:
+            sql += f" OR EXISTS (SELECT 1 FROM jobs WHERE {_RECORDS[2]})"
+        if tx.connection.execute(sql, {"ns": ns, "queue": queue, "now": now}).fetchone()[0]:
             return True
     return False
 
@@ -171,15 +170,17 @@ def _depth(tx: Tx, source: tuple[str, str, str], ns: int, queue: str) -> tuple[i
              ORDER BY t.ord LIMIT 1)
         ) FROM levels
         """,
-        (ns, queue),
+        {"ns": ns, "queue": queue},
     ).fetchone()
 
 
 def _each(
-    tx: Tx, sql: str, tokens: Sequence[tuple[int, int]], now: float, *more: str
+    tx: Tx, sql: str, tokens: Sequence[tuple[int, int]], now: float, **more: str
 ) -> list[bool]:
     """Change the messages whose lease still holds; which of them did."""
-    sql = f"{sql} ord = ?1 AND lease = ?2 AND leased_until > {now!r}"
+    sql += " ord = :ord AND lease = :lease AND leased_until > :now"
+    rest = {"now": now, **more}
     return [
-        tx.connection.execute(sql, (order, lease, *more)).rowcount > 0 for order, lease in tokens
+        tx.connection.execute(sql, {"ord": order, "lease": lease, **rest}).rowcount > 0
+        for order, lease in tokens
     ]

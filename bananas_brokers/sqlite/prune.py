@@ -60,14 +60,14 @@ def prune(tx: Tx, place: Place, policy: Retention, limit: int, bookmarks: Bookma
     execute(
         # The last one before the first that stays: only what goes is walked through.
         "UPDATE namespaces SET events_from = max(events_from, coalesce((SELECT max(seq) FROM "
-        "events WHERE ns = ?1 AND seq < coalesce((SELECT min(seq) FROM events "
-        "WHERE ns = ?1 AND seq > events_from AND at >= ?2), 1 << 62)), 0)) WHERE ns = ?1",
-        (place.ns, place.now - policy.events),
+        "events WHERE ns = :ns AND seq < coalesce((SELECT min(seq) FROM events "
+        "WHERE ns = :ns AND seq > events_from AND at >= :before), 1 << 62)), 0)) WHERE ns = :ns",
+        {"ns": place.ns, "before": place.now - policy.events},
     )
     execute(
-        "DELETE FROM events WHERE ns = ?1 AND seq <= "
-        "(SELECT events_from FROM namespaces WHERE ns = ?1)",
-        (place.ns,),
+        "DELETE FROM events WHERE ns = :ns AND seq <= "
+        "(SELECT events_from FROM namespaces WHERE ns = :ns)",
+        {"ns": place.ns},
     )
     execute(
         "DELETE FROM docs WHERE ns = ? AND expires_at IS NOT NULL AND expires_at <= ?",
