@@ -30,6 +30,8 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     chords: int
     members: int
+    chords_kill_every: float
+    """Seconds between two kills while these run."""
     racers: int
     """Processes that submit the same unique keys, each with 64 threads."""
     keys: int
@@ -56,6 +58,7 @@ LEVELS: Final = {
         restarts=5,
         chords=30,
         members=500,
+        chords_kill_every=1.0,
         racers=2,
         keys=200,
         race_submits=20_000,
@@ -72,6 +75,7 @@ LEVELS: Final = {
         restarts=200,
         chords=100,
         members=500,
+        chords_kill_every=2.0,
         racers=4,
         keys=2_000,
         race_submits=200_000,

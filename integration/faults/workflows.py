@@ -21,13 +21,13 @@ RESULT_WITHIN: Final = 120.0
 
 
 async def chords(stage: Stage) -> None:
-    """kill -9 of random children every 2 s over chords: every body has one outcome, with all
+    """kill -9 of random children every 1 or 2 s over chords: every body has one outcome, with all
     results in order, and none hangs."""
     groups = [stage.group("a", processes=2), stage.group("b", processes=2)]
-    app = make_app(stage.url)
+    app, every = make_app(stage.url), stage.level.chords_kill_every
     async with app:
         kills: list[int] = []
-        killer = asyncio.create_task(kill_children(groups, 2.0, stage.rng, kills))
+        killer = asyncio.create_task(kill_children(groups, every, stage.rng, kills))
         await _chords(stage, app, "")
         killer.cancel()
         stage.figures["kills"] = len(kills)
@@ -42,7 +42,7 @@ async def chords_in_memory(stage: Stage) -> None:
         crew = Crew(url, stage.rng)
         async with crew.app:
             crew.start(4)
-            killer = asyncio.create_task(crew.kill_every(2.0))
+            killer = asyncio.create_task(crew.kill_every(stage.level.chords_kill_every))
             await _chords(stage, crew.app, f"{form}_")
             killer.cancel()
             await crew.stop()
