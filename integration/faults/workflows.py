@@ -13,6 +13,7 @@ from bananas_core.clock import SystemClock
 from bananas_core.job import JobState, Query
 from bananas_core.renew import LoopKeeper
 from bananas_core.worker import Worker, WorkerOptions
+from integration.faults import app as tasks
 from integration.faults.app import body, make_app, member
 from integration.faults.inject import kill_children
 from integration.faults.stage import Scenario, Stage
@@ -37,6 +38,7 @@ async def chords(stage: Stage) -> None:
 async def chords_in_memory(stage: Stage) -> None:
     """The same on both memory forms, where a worker that is cancelled leaves its claims behind as
     a dead process does."""
+    tasks.RUNS = str(stage.folder / "runs.jsonl")  # they run in this process
     for form in ("fused", "split"):
         url = f"memory://chords-{form}" + ("?form=split" if form == "split" else "")
         crew = Crew(url, stage.rng)
