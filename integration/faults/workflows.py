@@ -12,6 +12,7 @@ from bananas import Bananas, chord
 from bananas_core.clock import SystemClock
 from bananas_core.job import JobState, Query
 from bananas_core.renew import LoopKeeper
+from bananas_core.state import CLAIM_TTL
 from bananas_core.worker import Worker, WorkerOptions
 from integration.faults import app as tasks
 from integration.faults.app import body, make_app, member
@@ -19,6 +20,9 @@ from integration.faults.inject import kill_children
 from integration.faults.stage import Scenario, Stage
 
 RESULT_WITHIN: Final = 120.0
+KILL_FOR: Final = CLAIM_TTL - 2.0
+"""Seconds within which no claim lapses, so that a job dies at most once: after two deaths it would
+need a process of its own, and after three it is poison."""
 
 
 async def chords(stage: Stage) -> None:
@@ -66,7 +70,8 @@ class Crew:
         self._runs += [asyncio.create_task(self._work()) for _ in range(count)]
 
     async def kill_every(self, seconds: float) -> None:
-        while True:
+        end = time.monotonic() + KILL_FOR
+        while time.monotonic() + seconds < end:
             await asyncio.sleep(seconds)
             victim = self._runs.pop(self._rng.randrange(len(self._runs)))
             victim.cancel()
