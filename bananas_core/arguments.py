@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import asdict
 
 from bananas_core.errors import ConfigurationError, InvalidPayload
 from bananas_core.message import encode_payload
@@ -63,6 +64,7 @@ class Arguments:
         self._required = tuple(
             p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD
         )
+        self._optional = tuple(n for n in self._named if n not in self._required)
         self._extra = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
         self._model: type[Any] | None = None
         self._some_model: type[Any] | None = None
@@ -127,8 +129,11 @@ class Arguments:
         try:
             if self._extra is None:
                 assert self._decoder is not None
-                values = self._decoder.decode(payload)
-                return {n: v for n in self._named if (v := getattr(values, n)) is not UNSET}
+                given = asdict(self._decoder.decode(payload))
+                for name in self._optional:
+                    if given[name] is UNSET:
+                        del given[name]
+                return given
             plain = msgspec.json.decode(payload, type=dict[str, Any])
             named = {n: v for n, v in plain.items() if n in self._named}
             values = msgspec.convert(named, model, builtin_types=(), str_keys=True, dec_hook=_read)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
+from bisect import insort
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,46 +18,73 @@ STALLED: Final = 1.0
 
 
 class Backlog:
-    """A heap by priority; equals in order of arrival."""
+    """A queue for each priority in use; equals in order of arrival."""
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
-        self._heap: list[tuple[int, int, float, Claim]] = []
+        self._queues: dict[int, deque[tuple[float, Claim]]] = {}
+        self._priorities: list[int] = []
+        """Those of the queues that are not empty, ascending."""
         self._count = 0
         self._average: float | None = None
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return self._count
 
     def push(self, claims: Sequence[Claim], now: float) -> None:
         """Take claims; ``now`` in monotonic seconds."""
         for claim in claims:
-            self._count += 1
-            heapq.heappush(self._heap, (-claim.priority, self._count, now, claim))
+            queue = self._queues.get(claim.priority)
+            if queue is None:
+                queue = self._queues[claim.priority] = deque()
+                insort(self._priorities, claim.priority)
+            queue.append((now, claim))
+        self._count += len(claims)
 
     def pop(self) -> Claim:
         """The most important claim."""
-        return heapq.heappop(self._heap)[3]
+        return self.take(1)[0]
+
+    def take(self, most: int) -> list[Claim]:
+        """Up to ``most`` claims, the most important first."""
+        taken: list[Claim] = []
+        while self._priorities and len(taken) < most:
+            priority = self._priorities[-1]
+            queue = self._queues[priority]
+            for _ in range(min(len(queue), most - len(taken))):
+                taken.append(queue.popleft()[1])
+            if not queue:
+                self._forget(priority)
+        self._count -= len(taken)
+        return taken
 
     def clear(self) -> list[Claim]:
         """Take all out."""
-        taken = [item[3] for item in self._heap]
-        self._heap.clear()
+        taken = [claim for queue in self._queues.values() for _, claim in queue]
+        self._queues.clear()
+        self._priorities.clear()
+        self._count = 0
         return taken
 
     def stalled(self, now: float) -> list[Claim]:
         """Take out what has waited too long."""
-        old = [item[3] for item in self._heap if now - item[2] > STALLED]
+        old: list[Claim] = []
+        for priority in list(self._priorities):
+            queue = self._queues[priority]
+            while queue and now - queue[0][0] > STALLED:
+                old.append(queue.popleft()[1])
+            if not queue:
+                self._forget(priority)
         if old:
-            self._heap = [item for item in self._heap if now - item[2] <= STALLED]
-            heapq.heapify(self._heap)
+            self._count -= len(old)
             self._average = None
         return old
 
-    def ended(self, duration: float) -> None:
-        """A job took this many seconds."""
+    def ended(self, count: int, duration: float) -> None:
+        """So many jobs took ``duration`` seconds on average."""
         average = self._average
-        self._average = duration if average is None else average + 0.1 * (duration - average)
+        weight = 1.0 - 0.9 ** min(count, 50)
+        self._average = duration if average is None else average + weight * (duration - average)
 
     def capacity(self, running: int) -> int:
         """How many claims to fetch now; 0 while more than half of the room is taken and
@@ -65,8 +93,12 @@ class Backlog:
         if self._average is not None:
             fits = int(self._concurrency * AHEAD_SECONDS / max(self._average, 1e-4))
             ahead = min(AHEAD_FACTOR * self._concurrency, fits)
-        held = running + len(self._heap)
+        held = running + self._count
         room = self._concurrency + ahead - held
         if running >= self._concurrency and 2 * room < ahead:
             return 0
         return max(0, room)
+
+    def _forget(self, priority: int) -> None:
+        del self._queues[priority]
+        self._priorities.remove(priority)

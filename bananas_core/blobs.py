@@ -37,7 +37,7 @@ from bananas_core.job import ErrorInfo, Job, OutcomeKind, Write
 
 if TYPE_CHECKING:
     from bananas_core.job import Claim, Outcome
-    from bananas_core.message import Message
+    from bananas_core.message import Body, Message
     from bananas_core.results import ResultBackend
 
 INLINE: Final = 200_000
@@ -49,6 +49,7 @@ A job that is still not done this long after its start time loses its large payl
 MAX_PAYLOAD: Final = 8 << 20
 WRITES: Final = 4
 """Chunks in one request: a MiB."""
+_HEAD: Final = b'{"value":'
 
 
 class Stores(Protocol):
@@ -138,7 +139,12 @@ async def decode_payload_value(
 
 def inline_result(raw: bytes) -> bytes:
     """The envelope of a small result that no codec changes."""
-    return b'{"value":' + raw + b"}"
+    return _HEAD + raw + b"}"
+
+
+def is_small(result: bytes) -> bool:
+    """Whether a result may stay in the envelope that ``inline_result`` made."""
+    return len(result) <= INLINE
 
 
 async def encode_result_value(
@@ -181,7 +187,7 @@ async def decode_result_value(
     return codecs.decode(encoded, context, max_size)
 
 
-async def load_payload(app: Stores, claim: Claim, message: Message) -> bytes:
+async def load_payload(app: Stores, claim: Claim, message: Message | Body) -> bytes:
     """The plain JSON arguments of a claimed job, from its decoded message.
 
     Raises:
@@ -202,22 +208,23 @@ async def load_payload(app: Stores, claim: Claim, message: Message) -> bytes:
 
 
 async def store_result(app: Stores, claim: Claim, outcome: Outcome) -> Outcome:
-    """The outcome with its plain JSON result in its envelope; a failure if it can't be kept.
+    """The outcome with its result, in an envelope of ``inline_result``, as it is kept; a failure
+    if it can't be kept.
 
     Raises:
         ResultBackendError: a large result could not be written.
     """
-    raw = outcome.result
-    if raw is None:
+    if outcome.result is None:
         return outcome
     codecs = app.codecs
+    raw = outcome.result[len(_HEAD) : -1]
     try:
         if len(raw) > app.max_payload:
             raise PayloadTooLarge(
                 f"a result of {len(raw)} bytes is over max_payload = {app.max_payload}"
             )
-        if not codecs and len(raw) <= INLINE:
-            return replace(outcome, result=inline_result(raw))
+        if not codecs and is_small(raw):
+            return outcome
         context = CodecContext(job_id=claim.id, name=claim.name, kind="result")
         envelope = await encode_result_value(
             raw, context, claim.fence, codecs=codecs, backend=app.backend

@@ -151,8 +151,7 @@ class Child:
         if self.renewer is None:
             return
         self.renewer.hold(work.held)
-        for id, fence, deadline in work.started:
-            self.renewer.started((id, fence), deadline)
+        self.renewer.started(work.started)
         self.renewer.drop(work.dropped)
         if work.dropped:
             self.proved_at = self._clock.monotonic()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Any, Protocol
 
 from bananas_core.errors import BananasError, InvalidWorkflow
-
-_current: ContextVar[JobContext] = ContextVar("bananas_current_job")
 
 
 class Expander(Protocol):
@@ -19,42 +16,56 @@ class Expander(Protocol):
     def add_blocking(self, piece: Any) -> None: ...
 
 
+class Run(Protocol):
+    """One run of a job, as the process that runs it sees it. ``tell`` and ``log`` may be called
+    from any thread."""
+
+    @property
+    def context(self) -> JobContext:
+        """What its body can say and learn: the same object each time."""
+        ...
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is to stop: cancelled, out of time, or its claim lost."""
+        ...
+
+    def tell(self, value: float, text: str | None) -> None:
+        """Its progress."""
+        ...
+
+    def log(self, text: str) -> None:
+        """A line of its log."""
+        ...
+
+    def expander(self) -> Expander | None:
+        """What adds to its workflow; None if it is in none."""
+        ...
+
+
+_current: ContextVar[Run] = ContextVar("bananas_current_job")
+
+
+def enter(run: Run) -> Token[Run]:
+    """``current_job()`` is that of ``run`` from here on, in this context (an asyncio task has one
+    of its own)."""
+    return _current.set(run)
+
+
 class JobContext:
     """The job that runs here. Its methods may be called from any thread.
 
     ``id`` with ``attempt`` is an idempotency key: the body of a job may run more than once.
     """
 
-    __slots__ = (
-        "_expander",
-        "_is_cancelled",
-        "_on_log",
-        "_on_progress",
-        "_tokens",
-        "attempt",
-        "id",
-        "name",
-    )
+    __slots__ = ("_expander", "_run", "attempt", "id", "name")
 
-    def __init__(
-        self,
-        *,
-        id: str,
-        name: str,
-        attempt: int,
-        on_progress: Callable[[float, str | None], None],
-        on_log: Callable[[str], None],
-        is_cancelled: Callable[[], bool],
-        expander: Expander | None = None,
-    ) -> None:
+    def __init__(self, run: Run, *, id: str, name: str, attempt: int) -> None:
         self.id = id
         self.name = name
         self.attempt = attempt
-        self._on_progress = on_progress
-        self._on_log = on_log
-        self._is_cancelled = is_cancelled
-        self._expander = expander
-        self._tokens: list[Token[JobContext]] = []
+        self._run = run
+        self._expander: Expander | None = None
 
     def __repr__(self) -> str:
         return f"<JobContext {self.id} {self.name} attempt {self.attempt}>"
@@ -68,11 +79,11 @@ class JobContext:
         """
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"progress is a share from 0 to 1, not {value!r}")
-        self._on_progress(float(value), text)
+        self._run.tell(float(value), text)
 
     def log(self, text: str) -> None:
         """Add a line to the log of this attempt, kept with the job's record."""
-        self._on_log(text)
+        self._run.log(text)
 
     async def expand(self, piece: Any) -> None:
         """Add to the workflow that this job is in: ``piece``, a job that was not sent yet, or a
@@ -93,6 +104,8 @@ class JobContext:
 
     def _expander_or_raise(self) -> Expander:
         if self._expander is None:
+            self._expander = self._run.expander()
+        if self._expander is None:
             raise InvalidWorkflow(
                 f"job {self.id} is in no workflow, so there is nothing to expand: submit the "
                 "chain or group, or submit this job as chain(job)"
@@ -103,14 +116,7 @@ class JobContext:
     def cancelled(self) -> bool:
         """Whether this run is to stop: cancelled, out of time, or its claim lost. An ``async``
         task gets a CancelledError as well; a ``def`` task may look here between two steps."""
-        return self._is_cancelled()
-
-    def __enter__(self) -> JobContext:
-        self._tokens.append(_current.set(self))
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        _current.reset(self._tokens.pop())
+        return self._run.stopping
 
 
 def current_job() -> JobContext:
@@ -120,6 +126,6 @@ def current_job() -> JobContext:
         BananasError: called outside a job.
     """
     try:
-        return _current.get()
+        return _current.get().context
     except LookupError:
         raise BananasError("current_job() is called outside a running job") from None

@@ -6,22 +6,21 @@ what a task does; a ``CancelledError`` passes through, since only the caller kno
 
 from __future__ import annotations
 
-import asyncio
 import random
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from bananas_core.blobs import inline_result
 from bananas_core.clock import Clock
-from bananas_core.context import JobContext
 from bananas_core.errors import InvalidPayload, UnknownTask
 from bananas_core.job import Claim, ErrorInfo, Outcome, OutcomeKind
 from bananas_core.message import Backoff, decode_stored
 from bananas_core.retry import decide
 
 if TYPE_CHECKING:
-    from bananas_core.app import Bananas
     from bananas_core.task import Task
 
 TRACEBACK_LIMIT: Final = 20_000
@@ -33,6 +32,9 @@ UNKNOWN_TRIES: Final = 12
 
 SyncCall = Callable[[Callable[[], Any]], Awaitable[Any]]
 """How a ``def`` task is called: on a thread, or right here in a runner process."""
+Around = Callable[[], AbstractAsyncContextManager[None]]
+"""What plugins put around a body."""
+COMPLETED: Final = OutcomeKind.COMPLETED
 
 
 def error_info(error: BaseException) -> ErrorInfo:
@@ -45,11 +47,12 @@ def error_info(error: BaseException) -> ErrorInfo:
     return ErrorInfo(type=name, message=str(error), traceback=text[-TRACEBACK_LIMIT:])
 
 
-def unknown_task(claim: Claim, error: UnknownTask, ran: float = 0.0) -> Outcome:
+def unknown_task(claim: Claim) -> Outcome:
     """Hand a job back for a while, in case another worker knows its task, then fail it."""
     tries = claim.held.count if claim.held is not None and claim.held.by == UNKNOWN_TASK else 0
     if tries >= UNKNOWN_TRIES:
-        return _failed(claim, error, ran)
+        error = UnknownTask(f"no task named {claim.name!r} is registered in this app")
+        return _failed(claim, error, 0.0)
     return Outcome(
         id=claim.id,
         fence=claim.fence,
@@ -60,49 +63,44 @@ def unknown_task(claim: Claim, error: UnknownTask, ran: float = 0.0) -> Outcome:
 
 
 async def run_body(
-    app: Bananas,
+    task: Task[..., Any],
     claim: Claim,
     payload: bytes,
-    context: JobContext,
     *,
     call: SyncCall,
     clock: Clock,
     rng: random.Random,
+    around: Around | None = None,
 ) -> Outcome:
-    """Run the task of ``claim`` on plain JSON arguments.
+    """Run ``task`` for ``claim`` on plain JSON arguments, inside ``around`` if that is given.
 
     Returns:
-        Its outcome; ``result`` is plain JSON, or None for tasks with ``result=False``.
+        Its outcome; ``result`` is in an envelope (``blobs.py``), or None for tasks with
+        ``result=False``.
     """
     started = clock.monotonic()
-    try:
-        task = app.get_task(claim.name)
-    except UnknownTask as error:
-        return unknown_task(claim, error)
     try:
         arguments = task.decode_arguments(payload)
     except InvalidPayload as error:
         return _failed(claim, error, None)
-    plugins = app.plugins
     try:
-        with context:
-            if plugins.has("around_execute"):
-                async with plugins.around_execute(claim, context):
-                    value = await _call(task, arguments, call)
-            else:
+        if around is not None:
+            async with around():
                 value = await _call(task, arguments, call)
+        elif task.is_async:
+            value = await task.fn(**arguments)
+        else:
+            value = await call(partial(task.fn, **arguments))
     except (Exception, SystemExit) as error:
         return failure(task, claim, error, clock.monotonic() - started, rng)
     ran = clock.monotonic() - started
     result = None
     if task.result:
         try:
-            result = task.encode_result(value)
+            result = inline_result(task.encode_result(value))
         except InvalidPayload as error:
             return _failed(claim, error, ran)
-    return Outcome(
-        id=claim.id, fence=claim.fence, kind=OutcomeKind.COMPLETED, result=result, ran=ran
-    )
+    return Outcome(id=claim.id, fence=claim.fence, kind=COMPLETED, result=result, ran=ran)
 
 
 def failure(
@@ -146,9 +144,3 @@ def _failed(claim: Claim, error: Exception, ran: float | None) -> Outcome:
         error=error_info(error),
         ran=ran,
     )
-
-
-async def call_here(function: Callable[[], Any]) -> Any:
-    """Run a ``def`` task on this very thread: for processes that have nothing else to do."""
-    await asyncio.sleep(0)
-    return function()

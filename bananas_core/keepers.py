@@ -16,7 +16,7 @@ from bananas_core.clock import Clock
 from bananas_core.errors import BananasError, ResultBackendError
 from bananas_core.job import Cancel, Claim, RenewMode, Session
 from bananas_core.pair import Pair
-from bananas_core.renew import NOTHING, RENEW_EVERY, ClaimKey, Notices, Renewer
+from bananas_core.renew import NOTHING, RENEW_EVERY, ClaimKey, Notices, Renewer, Start
 
 log = logging.getLogger("bananas.renew")
 
@@ -109,8 +109,8 @@ class ThreadKeeper:
         keys = [(claim.id, claim.fence) for claim in claims]
         self._todo.append(lambda renewer: renewer.hold(keys))
 
-    def started(self, key: ClaimKey, deadline: float | None) -> None:
-        self._todo.append(lambda renewer: renewer.started(key, deadline))
+    def started(self, starts: Sequence[Start]) -> None:
+        self._todo.append(lambda renewer: renewer.started(starts))
 
     def drop(self, keys: Iterable[ClaimKey]) -> None:
         gone = list(keys)

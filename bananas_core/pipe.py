@@ -16,7 +16,7 @@ from bananas_core.clock import Clock
 from bananas_core.errors import ResultBackendUnavailable
 from bananas_core.job import Cancel, Claim, Session
 from bananas_core.link import Link
-from bananas_core.renew import NOTHING, ClaimKey, Notices
+from bananas_core.renew import NOTHING, ClaimKey, Notices, Start
 
 BEAT_EVERY: Final = 1.0
 """Seconds between two signs of life of a child's event loop."""
@@ -51,7 +51,7 @@ class Work(_Message, frozen=True, kw_only=True):
     """Child: what was claimed, started and ended in one turn of its loop, in this order."""
 
     held: list[ClaimKey] = []
-    started: list[tuple[str, int, float | None]] = []
+    started: list[Start] = []
     dropped: list[ClaimKey] = []
 
 
@@ -181,8 +181,8 @@ class PipeKeeper:
         self._work.held.extend([(claim.id, claim.fence) for claim in claims])
         self._soon()
 
-    def started(self, key: ClaimKey, deadline: float | None) -> None:
-        self._work.started.append((*key, deadline))
+    def started(self, starts: Sequence[Start]) -> None:
+        self._work.started.extend(starts)
         self._soon()
 
     def drop(self, keys: Iterable[ClaimKey]) -> None:

@@ -32,6 +32,8 @@ SAFE_AGE: Final = CLAIM_TTL - 3.0
 
 ClaimKey = tuple[str, int]
 """(job id, fence)"""
+Start = tuple[str, int, float | None]
+"""(job id, fence, deadline in monotonic seconds)"""
 
 
 class Notices(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,8 +64,8 @@ class Keeper(Protocol):
         """These were claimed (and may not have started)."""
         ...
 
-    def started(self, key: ClaimKey, deadline: float | None) -> None:
-        """Its body is about to run; past ``deadline`` the process may be killed."""
+    def started(self, starts: Sequence[Start]) -> None:
+        """Their bodies are about to run; past its deadline the process may be killed."""
         ...
 
     def drop(self, keys: Iterable[ClaimKey]) -> None:
@@ -100,10 +102,13 @@ class Renewer:
         for key in keys:
             self.held[key] = None
 
-    def started(self, key: ClaimKey, deadline: float | None) -> None:
-        if key in self.held:
-            self.held[key] = deadline
-            self.running.add(key)
+    def started(self, starts: Iterable[Start]) -> None:
+        held, running = self.held, self.running
+        for id, fence, deadline in starts:
+            key = (id, fence)
+            if key in held:
+                held[key] = deadline
+                running.add(key)
 
     def drop(self, keys: Iterable[ClaimKey]) -> None:
         for key in keys:
@@ -194,8 +199,8 @@ class LoopKeeper:
     def hold(self, claims: Sequence[Claim]) -> None:
         self._live.hold((claim.id, claim.fence) for claim in claims)
 
-    def started(self, key: ClaimKey, deadline: float | None) -> None:
-        self._live.started(key, deadline)
+    def started(self, starts: Sequence[Start]) -> None:
+        self._live.started(starts)
 
     def drop(self, keys: Iterable[ClaimKey]) -> None:
         self._live.drop(keys)

@@ -70,10 +70,6 @@ class Reporter:
         if kept.taken <= MOST_LINES:
             kept.lines.append(LogLine(at=self._clock.now(), text=text[:LINE_LENGTH]))
 
-    def has(self, key: ClaimKey) -> bool:
-        """Whether the job has told any log lines."""
-        return key in self._logs
-
     async def close(self, key: ClaimKey) -> None:
         """Store the rest of a job's log lines, before its outcome. An outage loses them."""
         kept = self._logs.get(key)

@@ -17,13 +17,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from bananas_core.clock import SystemClock
-from bananas_core.context import JobContext
+from bananas_core.context import Expander, JobContext, enter
 from bananas_core.errors import BananasError
-from bananas_core.execute import run_body
+from bananas_core.execute import run_body, unknown_task
 from bananas_core.isolate import (
     Begun,
     Done,
@@ -36,9 +37,9 @@ from bananas_core.isolate import (
     to_frame,
     to_run,
 )
-from bananas_core.job import Outcome
+from bananas_core.job import Claim, Outcome
 from bananas_core.link import read_frame
-from bananas_core.message import decode_stored
+from bananas_core.message import decode_body
 from bananas_core.processes import die_with_parent, inherit, watch_parent
 from bananas_core.workflow.expand import expansion
 
@@ -171,32 +172,59 @@ class RunnerDesk:
         self._writer.write(to_frame(message))
 
     async def run(self, run: Run) -> Outcome:
-        """The claim's outcome."""
-        context = JobContext(
-            id=run.claim.id,
-            name=run.claim.name,
-            attempt=run.claim.attempt,
-            on_progress=lambda value, text: self._tell_soon(Told(value=value, text=text)),
-            on_log=lambda text: self._tell_soon(Line(text=text)),
-            is_cancelled=lambda: False,
-            expander=expansion(self._app, run.claim, decode_stored(run.claim.message)),
-        )
+        """The claim's outcome, from a task of its own, whose context ends with it."""
+        return await asyncio.get_running_loop().create_task(self._run(run))
+
+    async def _run(self, run: Run) -> Outcome:
+        claim, app = run.claim, self._app
+        task = app.tasks.get(claim.name)
+        if task is None:
+            return unknown_task(claim)
+        told = RunnerRun(app, claim, self.tell_soon)
+        enter(told)
+        around = None
+        if app.plugins.has("around_execute"):
+            around = partial(app.plugins.around_execute, claim, told.context)
         return await run_body(
-            self._app,
-            run.claim,
+            task,
+            claim,
             run.payload,
-            context,
             call=self._main.call,
             clock=self._clock,
             rng=self._rng,
+            around=around,
         )
 
-    def _tell_soon(self, message: FromRunner) -> None:
+    def tell_soon(self, message: FromRunner) -> None:
         """From any thread, and before the outcome of the job that says it."""
         if threading.get_ident() == self._thread:
             self.tell(message)
         else:
             self._loop.call_soon_threadsafe(self.tell, message)
+
+
+class RunnerRun:
+    """What ``current_job()`` speaks to in a runner: the worker, through the pipe."""
+
+    def __init__(self, app: Bananas, claim: Claim, tell: Callable[[FromRunner], None]) -> None:
+        self._app = app
+        self._claim = claim
+        self._tell = tell
+        self.context = JobContext(self, id=claim.id, name=claim.name, attempt=claim.attempt)
+
+    @property
+    def stopping(self) -> bool:
+        """Never: a runner whose job is to stop is killed."""
+        return False
+
+    def tell(self, value: float, text: str | None) -> None:
+        self._tell(Told(value=value, text=text))
+
+    def log(self, text: str) -> None:
+        self._tell(Line(text=text))
+
+    def expander(self) -> Expander | None:
+        return expansion(self._app, self._claim, decode_body(self._claim.message).workflow)
 
 
 if __name__ == "__main__":

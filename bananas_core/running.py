@@ -9,28 +9,29 @@ import asyncio
 import contextvars
 import logging
 import random
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec.structs import replace
 
-from bananas_core.blobs import load_payload, store_result
+from bananas_core.blobs import is_small, load_payload, store_result
 from bananas_core.clock import Clock
-from bananas_core.context import JobContext
-from bananas_core.errors import BananasError, InvalidPayload, UnknownTask
+from bananas_core.context import enter
+from bananas_core.errors import BananasError, InvalidPayload
 from bananas_core.execute import error_info, failure, run_body, unknown_task
 from bananas_core.job import Cancel, Claim, Outcome, OutcomeKind, Progress
-from bananas_core.message import decode_stored
-from bananas_core.renew import ClaimKey, Keeper
+from bananas_core.renew import ClaimKey, Keeper, Start
 from bananas_core.report import Reporter
+from bananas_core.run import RunDesk, Running
 from bananas_core.state import SUSPECT_DEATHS
 from bananas_core.threads import TaskInterrupted, ThreadPool
-from bananas_core.workflow.expand import expansion
 from bananas_core.workflow.node import to_info
 from bananas_core.workflow.values import fill_inputs
 
 if TYPE_CHECKING:
     from bananas_core.app import Bananas
+    from bananas_core.task import Task
 
 log = logging.getLogger("bananas.execute")
 
@@ -39,8 +40,6 @@ HARD_GRACE: Final = 5.0
 THREAD_GRACE: Final = 1.0
 """Seconds that an interrupted thread has to stop before it is abandoned."""
 SUSPECT_DELAY: Final = 60.0
-
-Why = Literal["timeout", "cancel", "lost", "stop"]
 
 
 class Isolation(Protocol):
@@ -58,42 +57,6 @@ class Isolation(Protocol):
         """Cancelling kills the process. ``fresh``: a new process for this claim alone. Outcome
         kind ``died`` when the process was lost."""
         ...
-
-
-class Running:
-    """One started claim."""
-
-    __slots__ = (
-        "cancel",
-        "claim",
-        "deadline",
-        "ended",
-        "key",
-        "message",
-        "progress",
-        "started",
-        "task",
-        "why",
-    )
-
-    def __init__(self, claim: Claim, started: float) -> None:
-        self.claim = claim
-        self.key: ClaimKey = (claim.id, claim.fence)
-        self.message = decode_stored(claim.message)
-        self.started = started
-        self.deadline: float | None = None
-        self.why: Why | None = None
-        self.cancel: Cancel | None = None
-        self.ended = False
-        self.progress: Progress | None = None
-        self.task: asyncio.Task[None] | None = None
-
-    def stop(self, why: Why) -> None:
-        """Cancel the body; the first reason counts."""
-        if self.why is None:
-            self.why = why
-            if self.task is not None:
-                self.task.cancel()
 
 
 class Executor:
@@ -123,21 +86,38 @@ class Executor:
         self._processes = processes
         self._clock = clock
         self._rng = rng
+        self._desk = RunDesk(app, reporter)
+        has = app.plugins.has
+        self._bare = not (app.codecs or has("around_execute") or has("after_execute"))
         self.running: dict[ClaimKey, Running] = {}
 
-    def start(self, claim: Claim) -> None:
-        """Begin to run a claim on the loop."""
-        job = Running(claim, self._clock.monotonic())
-        timeout = job.message.timeout
-        if timeout is None:
-            task = self._app.tasks.get(claim.name)
-            timeout = None if task is None else task.timeout
-        if timeout is not None:
-            job.deadline = job.started + timeout
-        self.running[job.key] = job
-        hard = None if job.deadline is None else job.deadline + HARD_GRACE
-        self._keeper.started(job.key, hard)
-        job.task = asyncio.get_running_loop().create_task(self._run(job))
+    def start(self, claims: Iterable[Claim]) -> None:
+        """Begin to run claims on the loop."""
+        now, tasks, running = self._clock.monotonic(), self._app.tasks, self.running
+        desk = self._desk
+        jobs: list[tuple[Running, Task[..., Any] | None]] = []
+        told: list[Start] = []
+        for claim in claims:
+            key = (claim.id, claim.fence)
+            job = Running(claim, key, now, desk)
+            task = tasks.get(claim.name)
+            timeout = job.body.timeout
+            if timeout is None and task is not None:
+                timeout = task.timeout
+            hard = None
+            if timeout is not None:
+                job.deadline = now + timeout
+                hard = job.deadline + HARD_GRACE
+            told.append((claim.id, claim.fence, hard))
+            running[key] = job
+            jobs.append((job, task))
+        self._keeper.started(told)  # before any of them has its first step
+        loop = asyncio.get_running_loop()
+        make: Callable[..., asyncio.Task[None]] = loop.create_task
+        if loop.get_task_factory() is None:
+            make = partial(asyncio.Task, loop=loop)  # what `create_task` does, at half its cost
+        for job, task in jobs:
+            job.task = make(self._run(job, task), name=job.claim.id)
 
     def sweep(self, now: float) -> None:
         """Stop what ran out of time."""
@@ -168,28 +148,50 @@ class Executor:
         for job in list(self.running.values()):
             self._end(job, _outcome(job, OutcomeKind.HANDBACK))
 
-    async def _run(self, job: Running) -> None:
+    async def _run(self, job: Running, task: Task[..., Any] | None) -> None:
+        claim = job.claim
         try:
-            outcome = await self._outcome(job)
+            if task is not None and self._is_plain(job, task):
+                enter(job)
+                outcome = await run_body(
+                    task,
+                    claim,
+                    bytes(job.body.payload),
+                    call=self._call,
+                    clock=self._clock,
+                    rng=self._rng,
+                )
+                if outcome.result is not None and not is_small(outcome.result):
+                    outcome = await store_result(self._app, claim, outcome)
+                if job.told:
+                    await self._reporter.close(job.key)
+            else:
+                outcome = await self._outcome(job, task)
         except asyncio.CancelledError:
             if job.why is None:
                 raise
             outcome = self._stopped(job)
         except Exception as error:
-            log.exception("job %s could not be run", job.claim.id)
-            outcome = Outcome(
-                id=job.claim.id,
-                fence=job.claim.fence,
-                kind=OutcomeKind.HANDBACK
-                if isinstance(error, BananasError)
-                else OutcomeKind.FAILED,
-                error=error_info(error),
-            )
+            log.exception("job %s could not be run", claim.id)
+            known = isinstance(error, BananasError)
+            kind = OutcomeKind.HANDBACK if known else OutcomeKind.FAILED
+            outcome = _outcome(job, kind, error=error_info(error))
         self._end(job, outcome)
 
-    async def _outcome(self, job: Running) -> Outcome:
-        claim = job.claim
-        app = self._app
+    def _is_plain(self, job: Running, task: Task[..., Any]) -> bool:
+        """Whether nothing has to be done before and after the body: most jobs, most often."""
+        body = job.body
+        return (
+            self._bare
+            and body.workflow is None
+            and not body.encoding
+            and job.claim.deaths < SUSPECT_DEATHS
+            and (task.is_async or not self._processes)
+        )
+
+    async def _outcome(self, job: Running, task: Task[..., Any] | None) -> Outcome:
+        """All that may have to be done for a job."""
+        claim, app = job.claim, self._app
         suspect = claim.deaths >= SUSPECT_DEATHS
         if suspect and self._isolation is None:
             return _outcome(
@@ -198,52 +200,35 @@ class Executor:
                 delay=SUSPECT_DELAY,
                 held_by="suspect: needs a worker started by `bananas worker`",
             )
+        if task is None:
+            return unknown_task(claim)
         try:
-            task = app.get_task(claim.name)
-        except UnknownTask as error:
-            return unknown_task(claim, error)
-        try:
-            payload = await load_payload(app, claim, job.message)
-            if job.message.workflow is not None:
-                payload = await fill_inputs(app, to_info(job.message.workflow), payload)
+            payload = await load_payload(app, claim, job.body)
+            if job.body.workflow is not None:
+                payload = await fill_inputs(app, to_info(job.body.workflow), payload)
         except InvalidPayload as error:
             return _outcome(job, OutcomeKind.FAILED, error=error_info(error))
-        reporter = self._reporter
-
-        def on_progress(value: float, text: str | None) -> None:
-            job.progress = Progress(value=value, text=text)
-            reporter.progress(job.key, job.progress)
-
-        def on_log(text: str) -> None:
-            reporter.line(job.key, text)
-
         if self._isolation is not None and (suspect or (self._processes and not task.is_async)):
             outcome = await self._isolation.run(
-                claim, payload, fresh=suspect, on_progress=on_progress, on_log=on_log
+                claim, payload, fresh=suspect, on_progress=job.tell, on_log=job.log
             )
         else:
-            context = JobContext(
-                id=claim.id,
-                name=claim.name,
-                attempt=claim.attempt,
-                on_progress=on_progress,
-                on_log=on_log,
-                is_cancelled=lambda: job.why is not None,
-                expander=expansion(app, claim, job.message),
-            )
+            enter(job)
+            around = None
+            if app.plugins.has("around_execute"):
+                around = partial(app.plugins.around_execute, claim, job.context)
             outcome = await run_body(
-                app,
+                task,
                 claim,
                 payload,
-                context,
                 call=self._call,
                 clock=self._clock,
                 rng=self._rng,
+                around=around,
             )
-        if reporter.has(job.key):
-            await reporter.close(job.key)
-        if outcome.result is not None:
-            outcome = await store_result(app, claim, outcome)
+        if job.told:
+            await self._reporter.close(job.key)
+        outcome = await store_result(app, claim, outcome)
         if app.plugins.has("after_execute"):
             await app.plugins.after_execute(claim, outcome)
         return outcome
@@ -285,14 +270,16 @@ class Executor:
             return
         job.ended = True
         self.running.pop(job.key, None)
-        self._reporter.forget(job.key)
+        if job.told:
+            self._reporter.forget(job.key)
         if job.why == "lost":
             self._keeper.drop([job.key])
         else:
             if job.progress is not None:
                 outcome = _with_progress(outcome, job.progress)
             self._settle(outcome)
-        self._ended(self._clock.monotonic() - job.started)
+        ran = outcome.ran
+        self._ended(self._clock.monotonic() - job.started if ran is None else ran)
 
 
 def _outcome(job: Running, kind: OutcomeKind, **fields: Any) -> Outcome:

@@ -74,8 +74,9 @@ class Settler:
 
     def add(self, outcome: Outcome) -> None:
         """Take an outcome; it is on its way after this turn of the loop."""
+        if not self._outcomes:
+            self._idle.clear()
         self._outcomes.append(outcome)
-        self._idle.clear()
         if not self._scheduled and len(self._flights) < IN_FLIGHT:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._launch)

@@ -147,6 +147,7 @@ class Task(Generic[P, R]):
         self.unique = unique
         self.limits = tuple(limits)
         self._host = host
+        self._result_of = f"result of {name}"
         self._arguments = Arguments(fn, name, local_names(fn))
         self.__doc__ = fn.__doc__
         self.__module__ = getattr(fn, "__module__", "")
@@ -230,7 +231,7 @@ class Task(Generic[P, R]):
             InvalidPayload: it has no JSON form, or is NaN or infinite.
             PayloadTooLarge: over the app's ``max_payload``.
         """
-        return encode_value(value, f"result of {self.name}", self._host.max_payload)
+        return encode_value(value, self._result_of, self._host.max_payload)
 
     def specs(
         self, arguments: Sequence[Mapping[str, Any]], options: JobOptions

@@ -127,10 +127,14 @@ class Worker:
         self._stop = asyncio.Event()
         self._abort = asyncio.Event()
         self._recycle = False
+        self._freed = 0
+        """Jobs that have ended in this turn of the loop, and the seconds they took together."""
+        self._busy_for = 0.0
         self._duties: list[asyncio.Task[None]] = []
         if app.pair is None:
             raise ConfigurationError("open the app before making a worker: async with app: …")
         self._pair = app.pair
+        self._limits = app.plugins.has("before_execute")
         self._build(app.pair)
 
     def stop(self) -> None:
@@ -187,7 +191,7 @@ class Worker:
             self.app,
             clock=self.clock,
             free=self._may_start,
-            start=self._executor.start,
+            start=lambda claim: self._executor.start((claim,)),
             settle=self._settler.add,
             ready=self._fill,
         )
@@ -323,27 +327,45 @@ class Worker:
     def _fill(self) -> None:
         """Start what has a free slot; nothing while our claims may have lapsed. Who waited for its
         turn goes first, since it has none later."""
-        admission = self._admission
+        admission, backlog = self._admission, self._backlog
         admission.pump()
-        if self._stop.is_set() or not self._backlog or not self._safe():
+        if self._stop.is_set() or not backlog or not self._safe() or self._crowded():
             return
-        running, concurrency = self._executor.running, self.options.concurrency
-        while self._backlog and len(running) + admission.slots < concurrency:
-            if self._crowded():
-                return  # `_eased` goes on
-            claim = self._backlog.pop()
+        free = self.options.concurrency - self._busy()
+        if free <= 0:
+            return
+        claims = self._take_unlimited(free) if self._limits else backlog.take(free)
+        if claims:
+            self._executor.start(claims)
+
+    def _take_unlimited(self, free: int) -> list[Claim]:
+        """Claims for so many slots; those that plugins must be asked about are asked about."""
+        admission, backlog = self._admission, self._backlog
+        claims: list[Claim] = []
+        before = admission.slots
+        while backlog and len(claims) + admission.slots - before < free:
+            claim = backlog.pop()
             if admission.concerns(claim):
                 admission.ask(claim)
             else:
-                self._executor.start(claim)
+                claims.append(claim)
+        return claims
 
     def _hand_back(self, claim: Claim) -> None:
         self._settler.add(Outcome(id=claim.id, fence=claim.fence, kind=OutcomeKind.HANDBACK))
 
     def _ended(self, duration: float) -> None:
-        self._backlog.ended(duration)
-        self._fill()
-        self._fetcher.wake()
+        """A job has ended. What follows is done once for all that end in this turn of the loop."""
+        self._freed += 1
+        self._busy_for += duration
+        if self._freed == 1:
+            asyncio.get_running_loop().call_soon(self._refill)
+
+    def _refill(self) -> None:
+        freed, self._freed = self._freed, 0
+        spent, self._busy_for = self._busy_for, 0.0
+        self._backlog.ended(freed, spent / freed)
+        self._eased()
 
     def _eased(self) -> None:
         self._fill()

@@ -71,6 +71,8 @@ SHAPE: Final = 80
 """Where the shape begins, counted from 0."""
 _MIDDLE: Final = struct.Struct(">IIBccccc")
 _SHAPE: Final = struct.Struct(">IHH")
+_CLAIM: Final = struct.Struct(">IB5xd8xIHH")
+"""What a claim needs, from ``gen`` on."""
 RAN: Final = struct.Struct(">d")
 FENCE: Final = struct.Struct(">Q")
 NOT_RUN: Final = RAN.pack(-1.0)
@@ -339,8 +341,7 @@ def kind_of(head: bytes) -> str:
 
 def parts_for_claim(head: bytes) -> tuple[int, int, int, int, float, Base]:
     """gen, priority, failures, deaths, created_at and base."""
-    gen, priority = struct.unpack_from(">IB", head, 54)
-    created_at, _, failures, deaths, size = struct.unpack_from(">ddIHH", head, 64)
+    gen, priority, created_at, failures, deaths, size = _CLAIM.unpack_from(head, 54)
     return gen, priority, failures, deaths, created_at, base_of(head[SIZE : SIZE + size])
 
 

@@ -8,7 +8,6 @@ from typing import Any, Protocol, TypeVar
 from bananas_core.clock import Clock
 from bananas_core.errors import InvalidWorkflow
 from bananas_core.job import Claim
-from bananas_core.message import Message
 from bananas_core.options import JobOptions
 from bananas_core.workflow.compile import Compiled, compile_grown
 from bananas_core.workflow.growth import note_growth
@@ -39,9 +38,9 @@ class Grower(Protocol):
     def use_options(self, options: JobOptions) -> None: ...
 
 
-def expansion(app: Grower, claim: Claim, message: Message) -> Expansion | None:
-    """What a job may add to its workflow; None if it is in none."""
-    return None if message.workflow is None else Expansion(app, claim, message.workflow)
+def expansion(app: Grower, claim: Claim, place: Mapping[str, Any] | None) -> Expansion | None:
+    """What a job may add to its workflow, by its place there; None if it is in none."""
+    return None if place is None else Expansion(app, claim, place)
 
 
 class Expansion:

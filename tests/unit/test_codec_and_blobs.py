@@ -13,7 +13,12 @@ import pytest
 
 from bananas_core import blobs
 from bananas_core.app import Bananas
-from bananas_core.blobs import decode_result_value, encode_result_value, load_payload
+from bananas_core.blobs import (
+    decode_result_value,
+    encode_result_value,
+    inline_result,
+    load_payload,
+)
 from bananas_core.codec import CodecContext, Codecs, Encoded, from_base64
 from bananas_core.errors import (
     ConfigurationError,
@@ -258,7 +263,9 @@ async def test_what_can_not_be_decoded_is_an_invalid_payload(plain: Bananas) -> 
 
 async def test_a_result_that_can_not_be_kept_fails_the_job_at_once() -> None:
     async with memory_app(max_payload=2000) as app:
-        done = Outcome(id="j", fence=7, kind=OutcomeKind.COMPLETED, result=b'"' + b"x" * 2000)
+        done = Outcome(
+            id="j", fence=7, kind=OutcomeKind.COMPLETED, result=inline_result(b"1" * 2001)
+        )
         stored = await blobs.store_result(app, claim_of(b""), done)
         assert stored.kind is OutcomeKind.FAILED
         assert stored.result is None

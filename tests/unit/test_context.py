@@ -7,40 +7,52 @@ import threading
 
 import pytest
 
-from bananas_core.context import JobContext, current_job
+from bananas_core.context import Expander, JobContext, Run, current_job, enter
 from bananas_core.errors import BananasError
 
 
 class Told:
+    """A run that keeps what it is told."""
+
     def __init__(self, id: str = "a") -> None:
         self.progress: list[tuple[float, str | None]] = []
         self.lines: list[str] = []
-        self.stop = False
-        self.context = JobContext(
-            id=id,
-            name="work",
-            attempt=2,
-            on_progress=lambda value, text: self.progress.append((value, text)),
-            on_log=self.lines.append,
-            is_cancelled=lambda: self.stop,
-        )
+        self.stopping = False
+        self.context = JobContext(self, id=id, name="work", attempt=2)
+
+    def tell(self, value: float, text: str | None) -> None:
+        self.progress.append((value, text))
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
+    def expander(self) -> Expander | None:
+        return None
+
+
+def entered(run: Run) -> contextvars.Context:
+    """A context in which the run has begun."""
+    context = contextvars.copy_context()
+    context.run(enter, run)
+    return context
 
 
 def test_it_is_there_inside_and_gone_outside() -> None:
     told = Told()
-    with told.context:
+
+    def body() -> tuple[str, str, int]:
         assert current_job() is told.context
-        assert (current_job().id, current_job().name, current_job().attempt) == ("a", "work", 2)
+        return current_job().id, current_job().name, current_job().attempt
+
+    assert entered(told).run(body) == ("a", "work", 2)
     with pytest.raises(BananasError, match="outside"):
         current_job()
 
 
-def test_it_can_be_nested() -> None:
-    outer, inner = Told("a"), Told("b")
-    with outer.context:
-        with inner.context:
-            assert current_job().id == "b"
-        assert current_job().id == "a"
+def test_each_context_has_its_own() -> None:
+    outer, inner = entered(Told("a")), entered(Told("b"))
+    assert inner.run(lambda: current_job().id) == "b"
+    assert outer.run(lambda: current_job().id) == "a"
 
 
 def test_what_it_is_told_is_passed_on() -> None:
@@ -51,7 +63,7 @@ def test_what_it_is_told_is_passed_on() -> None:
     assert told.progress == [(0.0, None), (1.0, "done")]
     assert told.lines == ["line"]
     assert not told.context.cancelled
-    told.stop = True
+    told.stopping = True
     assert told.context.cancelled
 
 
@@ -66,8 +78,7 @@ def test_progress_is_a_share(value: float) -> None:
 def test_a_thread_with_a_copied_context_knows_its_job() -> None:
     told = Told()
     seen: list[str] = []
-    with told.context:
-        context = contextvars.copy_context()
+    context = entered(told).run(contextvars.copy_context)
     thread = threading.Thread(target=lambda: context.run(lambda: seen.append(current_job().id)))
     thread.start()
     thread.join()

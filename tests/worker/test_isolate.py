@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bananas_core.isolate import ProcessIsolation
@@ -80,7 +81,7 @@ async def test_a_warm_process_is_used_again_and_a_fresh_one_is_not(
     assert b"MainThread" in (first.result or b""), "a def task has the main thread for itself"
     assert first.result == second.result
     assert fresh.result not in (None, first.result)
-    pid = int((fresh.result or b"[").decode()[1:].split(",")[0])
+    pid = _pid(fresh)
     await eventually(lambda: _gone(pid))
 
 
@@ -89,7 +90,7 @@ async def test_progress_and_log_lines_come_back_before_the_outcome(
 ) -> None:
     told: list[object] = []
     outcome = await run(isolation, "talk", told=told)
-    assert outcome.result == b'"talked"'
+    assert outcome.result == b'{"value":"talked"}'
     assert told == [(0.25, "a quarter"), "one", "two"]
     told.clear()
     await run(isolation, "where_async", told=told)
@@ -97,7 +98,7 @@ async def test_progress_and_log_lines_come_back_before_the_outcome(
 
 
 async def test_a_task_in_a_runner_may_submit_jobs(isolation: ProcessIsolation) -> None:
-    assert (await run(isolation, "submits")).result == b"2"
+    assert (await run(isolation, "submits")).result == b'{"value":2}'
 
 
 async def test_an_exception_is_an_outcome_and_spares_the_process(
@@ -121,7 +122,7 @@ async def test_a_runner_that_died_while_idle_costs_no_job_a_death(
     isolation: ProcessIsolation,
 ) -> None:
     before = await run(isolation, "where")
-    pid = int((before.result or b"").decode()[1:].split(",")[0])
+    pid = _pid(before)
     os.kill(pid, signal.SIGKILL)
     await eventually(lambda: _gone(pid))
     after = await run(isolation, "where")
@@ -161,7 +162,7 @@ async def test_stop_ends_idle_and_busy_runners(places: Path) -> None:
 
     await eventually(begun, within=10)
     idle = await run(isolation, "where")
-    pids = [int(runs.read_text().split()[2]), int((idle.result or b"").decode()[1:].split(",")[0])]
+    pids = [int(runs.read_text().split()[2]), _pid(idle)]
     await isolation.stop()
     assert (await task).kind is OutcomeKind.DIED
     for pid in pids:
@@ -186,7 +187,12 @@ async def test_suspects_take_turns(places: Path) -> None:
         await isolation.stop()
     assert {outcome.kind for outcome in outcomes} == {OutcomeKind.COMPLETED}
     assert outcomes[0].result != outcomes[1].result
-    assert os.getpid() not in [int((o.result or b"").decode()[1:].split(",")[0]) for o in outcomes]
+    assert os.getpid() not in [_pid(outcome) for outcome in outcomes]
+
+
+def _pid(outcome: Outcome) -> int:
+    """What the task ``where`` says first."""
+    return int(msgspec.json.decode(outcome.result or b"")["value"][0])
 
 
 async def _gone(pid: int) -> bool:

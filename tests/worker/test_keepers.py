@@ -155,7 +155,7 @@ async def test_a_start_is_in_the_pipe_before_the_body_runs(ends: Ends) -> None:
         seen.extend(ends.parent.read())
 
     ends.keeper.hold([claim])
-    ends.keeper.started((claim.id, 1), 5.0)
+    ends.keeper.started([(claim.id, 1, 5.0)])
     await asyncio.create_task(body())
     assert seen == [Work(held=[(claim.id, 1)], started=[(claim.id, 1, 5.0)])]
 
@@ -267,7 +267,7 @@ async def test_a_thread_renews_while_the_loop_is_blocked(url: str) -> None:
 async def test_a_thread_brings_cancels_and_ends_the_session(url: str) -> None:
     async with Bananas(url) as app:
         keeper, claim = await claimed(app, url)
-        keeper.started((claim.id, claim.fence), None)
+        keeper.started([(claim.id, claim.fence, None)])
         await (await app.get_job(claim.id)).cancel(reason="enough")
         found: dict[tuple[str, int], Cancel] = {}
 
