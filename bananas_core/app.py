@@ -88,6 +88,7 @@ class Bananas:
         self.tasks: dict[str, Task[Any, Any]] = {}
         self._told = 0
         self._loaded: Loaded | None = None
+        self._max_payload: int | None = None
         self._codecs: Codecs | None = None
         self.connections = Connections(self._connect)
 
@@ -203,7 +204,9 @@ class Bananas:
     @property
     def max_payload(self) -> int:
         """Largest payload or result, bytes of JSON."""
-        return self.settings.max_payload
+        if self._max_payload is None:
+            self._max_payload = self.settings.max_payload
+        return self._max_payload
 
     def _load(self) -> Loaded:
         if self._loaded is None:

@@ -125,7 +125,7 @@ class Arguments:
         Raises:
             InvalidPayload: an argument is missing, unknown or of the wrong type.
         """
-        model = self.compile()
+        model = self._model or self.compile()
         try:
             if self._extra is None:
                 assert self._decoder is not None

@@ -66,7 +66,6 @@ async def run_body(
     task: Task[..., Any],
     claim: Claim,
     payload: bytes,
-    *,
     call: SyncCall,
     clock: Clock,
     rng: random.Random,

@@ -48,10 +48,10 @@ class Running:
         "why",
     )
 
-    def __init__(self, claim: Claim, key: ClaimKey, started: float, desk: RunDesk) -> None:
+    def __init__(self, claim: Claim, started: float, desk: RunDesk) -> None:
         """``started``: monotonic seconds."""
         self.claim = claim
-        self.key = key
+        self.key: ClaimKey = (claim.id, claim.fence)
         self.body: Body = decode_body(claim.message)
         self.started = started
         self.deadline: float | None = None

@@ -186,13 +186,7 @@ class RunnerDesk:
         if app.plugins.has("around_execute"):
             around = partial(app.plugins.around_execute, claim, told.context)
         return await run_body(
-            task,
-            claim,
-            run.payload,
-            call=self._main.call,
-            clock=self._clock,
-            rng=self._rng,
-            around=around,
+            task, claim, run.payload, self._main.call, self._clock, self._rng, around
         )
 
     def tell_soon(self, message: FromRunner) -> None:

@@ -98,8 +98,7 @@ class Executor:
         jobs: list[tuple[Running, Task[..., Any] | None]] = []
         told: list[Start] = []
         for claim in claims:
-            key = (claim.id, claim.fence)
-            job = Running(claim, key, now, desk)
+            job = Running(claim, now, desk)
             task = tasks.get(claim.name)
             timeout = job.body.timeout
             if timeout is None and task is not None:
@@ -109,7 +108,7 @@ class Executor:
                 job.deadline = now + timeout
                 hard = job.deadline + HARD_GRACE
             told.append((claim.id, claim.fence, hard))
-            running[key] = job
+            running[job.key] = job
             jobs.append((job, task))
         self._keeper.started(told)  # before any of them has its first step
         loop = asyncio.get_running_loop()
@@ -151,22 +150,17 @@ class Executor:
     async def _run(self, job: Running, task: Task[..., Any] | None) -> None:
         claim = job.claim
         try:
-            if task is not None and self._is_plain(job, task):
+            if task is None or not self._is_plain(job, task):
+                outcome = await self._outcome(job, task)
+            else:
                 enter(job)
                 outcome = await run_body(
-                    task,
-                    claim,
-                    bytes(job.body.payload),
-                    call=self._call,
-                    clock=self._clock,
-                    rng=self._rng,
+                    task, claim, bytes(job.body.payload), self._call, self._clock, self._rng
                 )
                 if outcome.result is not None and not is_small(outcome.result):
                     outcome = await store_result(self._app, claim, outcome)
                 if job.told:
                     await self._reporter.close(job.key)
-            else:
-                outcome = await self._outcome(job, task)
         except asyncio.CancelledError:
             if job.why is None:
                 raise
@@ -218,13 +212,7 @@ class Executor:
             if app.plugins.has("around_execute"):
                 around = partial(app.plugins.around_execute, claim, job.context)
             outcome = await run_body(
-                task,
-                claim,
-                payload,
-                call=self._call,
-                clock=self._clock,
-                rng=self._rng,
-                around=around,
+                task, claim, payload, self._call, self._clock, self._rng, around
             )
         if job.told:
             await self._reporter.close(job.key)
@@ -269,6 +257,7 @@ class Executor:
         if job.ended:
             return
         job.ended = True
+        job.task = None  # whose context leads back here: a ring that only the collector would free
         self.running.pop(job.key, None)
         if job.told:
             self._reporter.forget(job.key)

@@ -22,6 +22,7 @@ log = logging.getLogger("bananas.settle")
 MOST: Final = 500
 """Outcomes in one ``finish``."""
 IN_FLIGHT: Final = 2
+UNDONE: Final = (OutcomeKind.HANDBACK, OutcomeKind.SNOOZE)
 
 
 class Sender:
@@ -130,7 +131,8 @@ class Settler:
             if not answer.accepted:
                 log.warning("the outcome of job %s was refused: its claim was lost", answer.id)
         self._drop([(outcome.id, outcome.fence) for outcome in batch])
-        self._done(sum(_ran(outcome) for outcome in batch))
+        undone = [outcome for outcome in batch if outcome.kind in UNDONE and _waits(outcome)]
+        self._done(len(batch) - len(undone))
         try:
             await self._sender.send(ready)
         except BananasError as error:
@@ -149,7 +151,6 @@ class Settler:
                 wait = min(wait * 2, 1.0)
 
 
-def _ran(outcome: Outcome) -> bool:
-    """Whether it counts as done: not what was handed back, nor what only waits for its turn."""
-    waits = outcome.kind is OutcomeKind.SNOOZE and outcome.ran is None
-    return outcome.kind is not OutcomeKind.HANDBACK and not waits
+def _waits(outcome: Outcome) -> bool:
+    """Whether it does not count as done: handed back, or only waiting for its turn."""
+    return outcome.kind is OutcomeKind.HANDBACK or outcome.ran is None

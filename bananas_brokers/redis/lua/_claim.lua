@@ -5,22 +5,28 @@ local function claim_all(prefix, session, ttl, number, ids, heads)
   local front = 'r' .. fence8 .. now8 .. none8 .. now8 .. zero8 .. zero8
   local new, timed, guarded, extra_ids = {}, {}, {}, {}
   local event, shape, size, since = {KEYS[5], '*', 'h', 'pr' .. now8}, nil, 0, 1
-  for i, id in ipairs(ids) do
-    local head = heads[i]
-    -- Jobs of a kind share the shape, and often they come one after the other.
-    if not shape or sub(head, 81, size) ~= shape then
-      if shape then
-        event[#event + 1] = shape
-        event[#event + 1] = fence8 .. concat(ids, ' ', since, i - 1)
+  local seen, claimed, is_timed, has_extras, is_guarded
+  for i = 1, #ids do
+    local id, head = ids[i], heads[i]
+    if head ~= seen then -- jobs that were put together have equal heads
+      seen = head
+      -- Jobs of a kind share the shape, and often they come one after the other.
+      if not shape or sub(head, 81, size) ~= shape then
+        if shape then
+          event[#event + 1] = shape
+          event[#event + 1] = fence8 .. concat(ids, ' ', since, i - 1)
+        end
+        size, since = 88 + struct.unpack('>H', head, 87), i
+        shape = sub(head, 81, size)
       end
-      size, since = 88 + struct.unpack('>H', head, 87), i
-      shape = sub(head, 81, size)
+      claimed = front .. sub(head, 50, size) .. session
+      is_timed = sub(head, 34, 49) ~= zero16
+      has_extras, is_guarded = byte(head, 60) ~= 48, byte(head, 63) == 90
     end
-    new[2 * i - 1] = id
-    new[2 * i] = front .. sub(head, 50, size) .. session
-    if sub(head, 34, 49) ~= zero16 then timed[#timed + 1] = id end
-    if byte(head, 60) ~= 48 then extra_ids[#extra_ids + 1] = id end
-    if byte(head, 63) == 90 then guarded[#guarded + 1] = i end
+    new[2 * i - 1], new[2 * i] = id, claimed
+    if is_timed then timed[#timed + 1] = id end
+    if has_extras then extra_ids[#extra_ids + 1] = id end
+    if is_guarded then guarded[#guarded + 1] = i end
   end
   event[#event + 1] = shape
   event[#event + 1] = fence8 .. concat(ids, ' ', since)

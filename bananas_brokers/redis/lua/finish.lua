@@ -9,27 +9,37 @@ local flags = ARGV[5 + 4 * n]
 local heads, results, done, refused = {}, {}, {}, {}
 -- Jobs of one claim and one kind together: fence, shape and session as one word.
 local kinds, alike, words, m = {}, {}, 0, 0
-for i, head in ipairs(call('HMGET', KEYS[1], unpack(ARGV, 5, 4 + n))) do
-  if head and sub(head, 1, 9) == ARGV[4 + n + i] and byte(head, 60) < 50 and byte(head, 61) == 48
-    and byte(head, 26) ~= 0 then
+local found, seen = call('HMGET', KEYS[1], unpack(ARGV, 5, 4 + n)), nil
+local claim, before, after, kind, ids
+for i = 1, n do
+  local head = found[i]
+  if head ~= seen then -- jobs that were put and claimed together have equal heads
+    seen, claim = head, nil
+    if head and byte(head, 60) < 50 and byte(head, 61) == 48 and byte(head, 26) ~= 0 then
+      claim = sub(head, 1, 9)
+      local fence = sub(claim, 2)
+      before = 'c' .. fence .. now8
+      after = sub(head, 26, 49) .. '0' .. sub(head, 51)
+      kind = fence .. sub(head, 81)
+      ids = alike[kind]
+    end
+  end
+  if claim and claim == ARGV[4 + n + i] then
+    if not ids then
+      ids = {}
+      alike[kind] = ids
+      kinds[#kinds + 1] = kind
+    end
     local id = ARGV[4 + i]
     m = m + 1
     done[m] = id
     heads[2 * m - 1] = id
-    heads[2 * m] = 'c' .. sub(head, 2, 9) .. now8 .. ARGV[4 + 2 * n + i] .. sub(head, 26, 49) .. '0'
-      .. sub(head, 51)
+    heads[2 * m] = before .. ARGV[4 + 2 * n + i] .. after
     if byte(flags, i) == 49 then
       results[words + 1], results[words + 2] = id, ARGV[4 + 3 * n + i]
       words = words + 2
     end
-    local kind = sub(head, 2, 9) .. sub(head, 81)
-    local ids = alike[kind]
-    if ids then
-      ids[#ids + 1] = id
-    else
-      alike[kind] = {id}
-      kinds[#kinds + 1] = kind
-    end
+    ids[#ids + 1] = id
   else
     refused[#refused + 1] = i
   end

@@ -11,28 +11,39 @@ local prefix, session, left = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local ids, heads, letters, kept = {}, {}, {}, {}
 mail_overdue(prefix, KEYS[10], KEYS[11], KEYS[12])
 
+local find, one4 = string.find, '\0\0\0\1'
+
 local function take(queue, entries)
   local names, gens, n = {}, {}, 0
-  for _, entry in ipairs(entries) do
+  for i = 1, #entries do
+    local entry = entries[i]
     if byte(entry) == 64 then
       letters[#letters + 1] = sub(entry, 2)
       letters[#letters + 1] = queue
       left = left - 1
     else
-      local at = string.find(entry, ' ', 1, true)
+      local at = find(entry, ' ', 1, true)
       n = n + 1
       if at then
         names[n], gens[n] = sub(entry, 1, at - 1), struct.pack('>I4', tonumber(sub(entry, at + 1)))
       else
-        names[n], gens[n] = entry, '\0\0\0\1'
+        names[n] = entry
       end
     end
   end
   if n == 0 then return end
-  local stale, count = 0, #ids
-  for i, head in ipairs(call('HMGET', KEYS[1], unpack(names))) do
-    if head and byte(head) == 112 and sub(head, 55, 58) == gens[i] and (sub(head, 34, 41) == zero8
-      or struct.unpack('>d', head, 34) > now) then
+  local found = call('HMGET', KEYS[1], unpack(names))
+  local stale, count, seen, gen = 0, #ids, nil, nil
+  for i = 1, n do
+    local head = found[i]
+    if head ~= seen then -- jobs that were put together have equal heads
+      seen, gen = head, nil
+      if head and byte(head) == 112 and (sub(head, 34, 41) == zero8
+        or struct.unpack('>d', head, 34) > now) then
+        gen = sub(head, 55, 58)
+      end
+    end
+    if gen and gen == (gens[i] or one4) then
       count = count + 1
       ids[count], heads[count] = names[i], head
     else
