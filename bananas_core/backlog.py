@@ -11,7 +11,7 @@ from bananas_core.job import Claim
 
 AHEAD_SECONDS: Final = 0.05
 """Claim ahead at most this much work, so that a priority inversion has that bound."""
-AHEAD_FACTOR: Final = 2
+AHEAD_FACTOR: Final = 3
 """… and at most this many times the concurrency."""
 STALLED: Final = 1.0
 """Claims that waited this long for a slot are handed back, so that others can run them."""

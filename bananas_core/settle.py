@@ -58,14 +58,17 @@ class Settler:
         done: Callable[[int], None],
         recorded: Callable[[list[Outcome]], Awaitable[None]] | None = None,
         eased: Callable[[], None] | None = None,
+        worth: int = 1,
     ) -> None:
-        """``eased`` is called whenever fewer outcomes wait."""
+        """``eased`` is called whenever fewer outcomes wait; so many are ``worth`` a batch of
+        their own while another one is in flight."""
         self._pair = pair
         self._sender = sender
         self._drop = drop
         self._done = done
         self._recorded = recorded
         self._eased = eased
+        self._worth = worth
         self._outcomes: list[Outcome] = []
         self._flights: set[asyncio.Task[None]] = set()
         self._scheduled = False
@@ -78,7 +81,7 @@ class Settler:
         if not self._outcomes:
             self._idle.clear()
         self._outcomes.append(outcome)
-        if not self._scheduled and len(self._flights) < IN_FLIGHT:
+        if not self._scheduled and self._goes():
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._launch)
 
@@ -105,11 +108,16 @@ class Settler:
             flight.cancel()
         await asyncio.gather(*flights, return_exceptions=True)
 
+    def _goes(self) -> bool:
+        """Whether what waits may go now: a few outcomes wait for the batch before them."""
+        flights = len(self._flights)
+        return flights == 0 or (flights < IN_FLIGHT and len(self._outcomes) >= self._worth)
+
     def _launch(self) -> None:
         self._scheduled = False
         if self._abandoned:
             self._outcomes.clear()
-        while self._outcomes and len(self._flights) < IN_FLIGHT:
+        while self._outcomes and self._goes():
             batch, self._outcomes = self._outcomes[:MOST], self._outcomes[MOST:]
             flight = asyncio.get_running_loop().create_task(self._finish(batch))
             self._flights.add(flight)

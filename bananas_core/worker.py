@@ -41,6 +41,8 @@ CHECK_EVERY: Final = 20
 """Sweeps between two looks at the process itself."""
 UNRECORDED: Final = 2
 """Outcomes that may wait for the ledger for each slot; their jobs would run again after a crash."""
+FULL: Final = 100
+"""Outcomes that make a full batch."""
 LATE: Final = ORPHAN_AGE - 1.0
 """Seconds after which the answer to a receive may not be acted upon."""
 STOP_MARGIN: Final = 1.5
@@ -173,6 +175,7 @@ class Worker:
             done=self._finished,
             recorded=self._recorded,
             eased=self._eased,
+            worth=min(FULL, UNRECORDED * options.concurrency),
         )
         self._reporter = Reporter(pair, self.session, self.clock, self._heard)
         self._executor = Executor(

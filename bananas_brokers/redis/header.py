@@ -71,6 +71,8 @@ SHAPE: Final = 80
 """Where the shape begins, counted from 0."""
 _MIDDLE: Final = struct.Struct(">IIBccccc")
 _SHAPE: Final = struct.Struct(">IHH")
+ClaimParts = tuple[int, int, float, int, int, "Base"]
+"""gen, priority, created_at, failures, deaths and base."""
 _CLAIM: Final = struct.Struct(">IB5xd8xIHH")
 """What a claim needs, from ``gen`` on."""
 RAN: Final = struct.Struct(">d")
@@ -339,10 +341,10 @@ def kind_of(head: bytes) -> str:
     return chr(head[62])
 
 
-def parts_for_claim(head: bytes) -> tuple[int, int, int, int, float, Base]:
-    """gen, priority, failures, deaths, created_at and base."""
+def parts_for_claim(head: bytes) -> ClaimParts:
+    """What a claim needs of a header."""
     gen, priority, created_at, failures, deaths, size = _CLAIM.unpack_from(head, 54)
-    return gen, priority, failures, deaths, created_at, base_of(head[SIZE : SIZE + size])
+    return gen, priority, created_at, failures, deaths, base_of(head[SIZE : SIZE + size])
 
 
 def of_shape(shape: bytes) -> tuple[Base, int, int]:

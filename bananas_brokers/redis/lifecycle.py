@@ -197,7 +197,8 @@ async def _claim(store: Store, session: str, hints: Sequence[Hint]) -> list[Verd
     for hint, head in zip(hints, heads, strict=True):
         place = taken.get(hint.id)
         if place is not None:
-            given = claim_of(hint.id, head, messages[place], more.get(ids[place]), int(fence), now)
+            parts = header.parts_for_claim(head)
+            given = claim_of(hint.id, parts, messages[place], more.get(ids[place]), int(fence), now)
             verdicts.append(Verdict(kind=VerdictKind.RUN, id=hint.id, claim=given))
         else:
             verdicts.append(await _refused(store, session, hint, head, now))
@@ -222,14 +223,14 @@ async def _refused(store: Store, session: str, hint: Hint, head: bytes, now: flo
 
 def claim_of(
     job_id: str,
-    head: bytes,
+    parts: header.ClaimParts,
     message: bytes,
     extras: bytes | None,
     fence: int,
     now: float,
 ) -> Claim:
-    """What the worker is told; ``head`` is from before the claim."""
-    gen, priority, failures, deaths, created_at, base = header.parts_for_claim(head)
+    """What the worker is told."""
+    gen, priority, created_at, failures, deaths, base = parts
     held: Held | None = None
     if extras:
         held = msgspec.msgpack.decode(extras, type=header.Extras).held
@@ -249,3 +250,25 @@ def claim_of(
         message=message,
         held=held,
     )
+
+
+def claims_of(
+    ids: Sequence[bytes],
+    runs: Sequence[Any],
+    messages: Sequence[bytes],
+    extras: Sequence[bytes],
+    fence: int,
+    now: float,
+) -> list[Claim]:
+    """All claims of a receive; ``runs`` and ``extras`` as the script returns them."""
+    more = dict(zip(extras[::2], extras[1::2], strict=True))
+    claims: list[Claim] = []
+    begin = 0
+    for head, count in zip(runs[::2], runs[1::2], strict=True):
+        parts, end = header.parts_for_claim(head), begin + count
+        claims += [
+            claim_of(job_id.decode(), parts, message, more.get(job_id), fence, now)
+            for job_id, message in zip(ids[begin:end], messages[begin:end], strict=True)
+        ]
+        begin = end
+    return claims

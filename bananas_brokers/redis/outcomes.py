@@ -3,8 +3,11 @@ decided by ``state.py`` and written by compare-and-set."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final, Protocol, TypeVar
 
 from bananas_brokers.redis import header
 from bananas_brokers.redis.store import BATCH, BYTES, Store
@@ -20,6 +23,8 @@ from bananas_core.job import (
     SignalAnswer,
 )
 
+COMPLETED: Final = OutcomeKind.COMPLETED
+
 
 class _Named(Protocol):
     @property
@@ -33,40 +38,32 @@ async def finish(
     store: Store, outcomes: Sequence[Outcome]
 ) -> tuple[list[FinishAnswer], list[Ready]]:
     """L21-L24."""
-    answers: list[FinishAnswer | None] = [None] * len(outcomes)
     quick: list[int] = []
     slow: list[int] = []
     seen: set[str] = set()
     for i, outcome in enumerate(outcomes):
-        if (
-            outcome.kind is OutcomeKind.COMPLETED
-            and outcome.progress is None
-            and 0 <= outcome.fence < 1 << 63
-            and outcome.id not in seen
-        ):
-            quick.append(i)
-        else:
-            slow.append(i)
-        seen.add(outcome.id)
+        job_id, fence = outcome.id, outcome.fence
+        success = outcome.kind is COMPLETED and outcome.progress is None and 0 <= fence < 1 << 63
+        (quick if success and job_id not in seen else slow).append(i)
+        seen.add(job_id)
+    refused: list[int] = []
     if quick:
-        for place, done in zip(
-            quick, await _succeed(store, [outcomes[i] for i in quick]), strict=True
-        ):
-            if done:
-                answers[place] = FinishAnswer(
-                    id=outcomes[place].id, accepted=True, state=JobState.COMPLETED
-                )
-            else:
-                slow.append(place)
+        some = [outcomes[i] for i in quick] if slow else outcomes
+        refused = [quick[place] for place in await _succeed(store, some)]
+    slow = sorted(slow + refused)
+    others = frozenset(slow)
+    answers = [
+        None if i in others else FinishAnswer(id=o.id, accepted=True, state=JobState.COMPLETED)
+        for i, o in enumerate(outcomes)
+    ]
     ready: list[Ready] = []
     if slow:
-        slow.sort()
         ready = await _finish_slowly(store, outcomes, slow, answers)
     return [answer for answer in answers if answer is not None], ready
 
 
-async def _succeed(store: Store, outcomes: Sequence[Outcome]) -> list[bool]:
-    """Which of them the quick script took."""
+async def _succeed(store: Store, outcomes: Sequence[Outcome]) -> list[int]:
+    """Which of them, counted from 0, the quick script did not take."""
     keys = store.keys
     names = (
         keys.heads,
@@ -76,36 +73,40 @@ async def _succeed(store: Store, outcomes: Sequence[Outcome]) -> list[bool]:
         keys.finals(JobState.COMPLETED),
     )
     calls: list[list[Any]] = []
-    sizes: list[int] = []
-    part: list[Outcome] = []
-    size = 0
-    for outcome in outcomes:
-        more = len(outcome.result or b"")
-        if part and (len(part) >= BATCH or size + more > BYTES):
-            calls.append(_finish_words(store, part))
-            sizes.append(len(part))
-            part, size = [], 0
-        part.append(outcome)
+    begins: list[int] = []
+    begin, size = 0, 0
+    for i, outcome in enumerate(outcomes):
+        more = 0 if outcome.result is None else len(outcome.result)
+        if i > begin and (i - begin >= BATCH or size + more > BYTES):
+            calls.append(_finish_words(store, outcomes[begin:i]))
+            begins.append(begin)
+            begin, size = i, 0
         size += more
-    calls.append(_finish_words(store, part))
-    sizes.append(len(part))
-    done: list[bool] = []
-    for count, refused in zip(sizes, await store.run_all("finish", names, calls), strict=True):
-        fine = [True] * count
-        for place in refused:
-            fine[place - 1] = False
-        done += fine
-    return done
+    calls.append(_finish_words(store, outcomes[begin:]))
+    begins.append(begin)
+    answers = await store.run_all("finish", names, calls)
+    return [
+        begin + place - 1
+        for begin, refused in zip(begins, answers, strict=True)
+        for place in refused
+    ]
 
 
 def _finish_words(store: Store, outcomes: Sequence[Outcome]) -> list[Any]:
-    fence, ran = header.FENCE.pack, header.RAN.pack
-    words: list[Any] = [store.keys.prefix, store.keys.done, len(outcomes)]
+    count = len(outcomes)
+    ran = [-1.0 if o.ran is None else max(0.0, o.ran) for o in outcomes]
+    results = [o.result for o in outcomes if o.result is not None]
+    flags = b"1" * count
+    if len(results) < count:
+        flags = b"".join(header.NO if o.result is None else header.YES for o in outcomes)
+    claims = b"".join(
+        b"r" + header.FENCE.pack(fence) + len(list(some)).to_bytes(2, "big")
+        for fence, some in groupby(outcomes, key=attrgetter("fence"))
+    )
+    words: list[Any] = [store.keys.prefix, store.keys.done, count]
+    words += (struct.pack(f">{count}d", *ran), flags, claims)
     words += [outcome.id for outcome in outcomes]
-    words += [b"r" + fence(outcome.fence) for outcome in outcomes]
-    words += [header.NOT_RUN if o.ran is None else ran(max(0.0, o.ran)) for o in outcomes]
-    words += [b"" if o.result is None else o.result for o in outcomes]
-    words.append(b"".join(header.NO if o.result is None else header.YES for o in outcomes))
+    words += results
     return words
 
 

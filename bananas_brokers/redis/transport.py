@@ -32,6 +32,7 @@ from bananas_core.transport import (
 T = TypeVar("T")
 
 LEASE: Final = 15.0
+RUN: Final = VerdictKind.RUN
 _LOOK: Final = 1.0
 """Seconds after which a receiver looks for itself: leases end, and the inbox fills, silently."""
 _REPLY: Final = 4 << 20
@@ -264,7 +265,7 @@ class RedisTransport:
             keys.leased,
             keys.inbox,
         )
-        fence, at, inbox, ids, heads, messages, extras, mail = await self._store.run(
+        fence, at, inbox, ids, runs, messages, extras, mail = await self._store.run(
             "receive",
             places,
             keys.prefix,
@@ -277,13 +278,10 @@ class RedisTransport:
         received: list[Received] = []
         self._largest = max(map(len, [*messages, *mail[2::3]]), default=self._largest)
         if ids:
-            now, number = float(at), int(fence)
-            more = dict(zip(extras[::2], extras[1::2], strict=True))
-            for job_id, head, message in zip(ids, heads, messages, strict=True):
-                name = job_id.decode()
-                claim = lifecycle.claim_of(name, head, message, more.get(job_id), number, now)
-                verdict = Verdict(kind=VerdictKind.RUN, id=name, claim=claim)
-                received.append(Received(verdict=verdict))
+            claims = lifecycle.claims_of(ids, runs, messages, extras, int(fence), float(at))
+            received += [
+                Received(verdict=Verdict(kind=RUN, id=claim.id, claim=claim)) for claim in claims
+            ]
         for i in range(0, len(mail), 3):
             delivery = _delivery(mail[i].decode(), fence.decode(), mail[i + 2])
             self._held[delivery.token] = delivery

@@ -1,42 +1,48 @@
 #!lua flags=allow-oom
 -- Ends claims whose jobs succeeded and from whose end nothing follows.
 -- KEYS: heads results events meta finals-of-completed
--- ARGV: now, prefix, channel, n, then n ids, n times 'r' and the fence (9 bytes), n times how long
---   the body ran (8 bytes), n results, and one string of n characters: '1' for a result to keep
+-- ARGV: now, prefix, channel, n, how long the n bodies ran (8 bytes each), n characters ('1': its
+--   result is kept), the claims (for each run of equal ones 'r', the fence, and in 2 bytes how
+--   many), then n ids, then the results to keep
 -- RETURNS: places (from 1) of those that apply.lua has to decide
-local prefix, n = ARGV[2], tonumber(ARGV[4])
-local flags = ARGV[5 + 4 * n]
+local prefix, n, ran, flags, claims = ARGV[2], tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
 local heads, results, done, refused = {}, {}, {}, {}
 -- Jobs of one claim and one kind together: fence, shape and session as one word.
 local kinds, alike, words, m = {}, {}, 0, 0
-local found, seen = call('HMGET', KEYS[1], unpack(ARGV, 5, 4 + n)), nil
-local claim, before, after, kind, ids
+local found, seen = call('HMGET', KEYS[1], unpack(ARGV, 8, 7 + n)), nil
+local held, before, after, kind, ids
+local claim, run, ends, result = '', 1, 0, 7 + n
 for i = 1, n do
-  local head = found[i]
+  if i > ends then
+    claim, ends = sub(claims, run, run + 8), ends + struct.unpack('>H', claims, run + 9)
+    run = run + 11
+  end
+  local head, keeps = found[i], byte(flags, i) == 49
+  if keeps then result = result + 1 end
   if head ~= seen then -- jobs that were put and claimed together have equal heads
-    seen, claim = head, nil
+    seen, held = head, nil
     if head and byte(head, 60) < 50 and byte(head, 61) == 48 and byte(head, 26) ~= 0 then
-      claim = sub(head, 1, 9)
-      local fence = sub(claim, 2)
+      held = sub(head, 1, 9)
+      local fence = sub(head, 2, 9)
       before = 'c' .. fence .. now8
       after = sub(head, 26, 49) .. '0' .. sub(head, 51)
       kind = fence .. sub(head, 81)
       ids = alike[kind]
     end
   end
-  if claim and claim == ARGV[4 + n + i] then
+  if held == claim then
     if not ids then
       ids = {}
       alike[kind] = ids
       kinds[#kinds + 1] = kind
     end
-    local id = ARGV[4 + i]
+    local id = ARGV[7 + i]
     m = m + 1
     done[m] = id
     heads[2 * m - 1] = id
-    heads[2 * m] = before .. ARGV[4 + 2 * n + i] .. after
-    if byte(flags, i) == 49 then
-      results[words + 1], results[words + 2] = id, ARGV[4 + 3 * n + i]
+    heads[2 * m] = before .. sub(ran, 8 * i - 7, 8 * i) .. after
+    if keeps then
+      results[words + 1], results[words + 2] = id, ARGV[result]
       words = words + 2
     end
     ids[#ids + 1] = id

@@ -6,7 +6,8 @@
 -- ARGV: now, prefix, session ('': messages only), limit, ttl of a new session, seconds of a lease,
 --   then the queues, the one whose turn it is first
 -- RETURNS: {fence, now, length of the inbox, ids, heads, messages, extras, mail}; extras as id,
---   value, …; mail as number, queue, stored, …; heads are those from before the claim
+--   value, …; mail as number, queue, stored, …; heads are those from before the claim, as head, how
+--   many, … for runs of equal ones
 local prefix, session, left = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local ids, heads, letters, kept = {}, {}, {}, {}
 mail_overdue(prefix, KEYS[10], KEYS[11], KEYS[12])
@@ -97,7 +98,15 @@ for i = 1, #letters, 2 do
     mail[#mail + 1], mail[#mail + 2], mail[#mail + 3] = letters[i], letters[i + 1], stored
   end
 end
+local runs, last = {}, 0
 if #ids > 0 then
   messages, extras = claim_all(prefix, session, ARGV[5], number, ids, heads)
+  for i = 1, #ids do
+    if heads[i] ~= runs[last - 1] then
+      last = last + 2
+      runs[last - 1], runs[last] = heads[i], 0
+    end
+    runs[last] = runs[last] + 1
+  end
 end
-return {fence, exactly, call('LLEN', KEYS[13]), ids, heads, messages, extras, mail}
+return {fence, exactly, call('LLEN', KEYS[13]), ids, runs, messages, extras, mail}
