@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Final, Protocol
 
 import msgspec
@@ -91,8 +92,7 @@ class Renewer:
     def __init__(self, session: Session, clock: Clock) -> None:
         self.session = session
         self.held: dict[ClaimKey, float | None] = {}
-        """Claims and the deadlines of those that started."""
-        self.running: set[ClaimKey] = set()
+        """Claims and the deadlines of those that started, infinity if they have none."""
         self.confirmed = clock.monotonic()
         self._clock = clock
         self._cancelled: dict[ClaimKey, Cancel] = {}
@@ -103,17 +103,20 @@ class Renewer:
             self.held[key] = None
 
     def started(self, starts: Iterable[Start]) -> None:
-        held, running = self.held, self.running
+        held = self.held
         for id, fence, deadline in starts:
             key = (id, fence)
             if key in held:
-                held[key] = deadline
-                running.add(key)
+                held[key] = inf if deadline is None else deadline
 
     def drop(self, keys: Iterable[ClaimKey]) -> None:
         for key in keys:
             self.held.pop(key, None)
-            self.running.discard(key)
+
+    @property
+    def running(self) -> list[ClaimKey]:
+        """Claims whose bodies have started."""
+        return [key for key, deadline in self.held.items() if deadline is not None]
 
     async def renew(self, backend: ResultBackend) -> None:
         """One renewal of everything held.
@@ -139,7 +142,7 @@ class Renewer:
 
     def overdue(self, now: float) -> list[ClaimKey]:
         """Running claims past their deadline (monotonic seconds)."""
-        return [k for k in self.running if (d := self.held.get(k)) is not None and d <= now]
+        return [key for key, end in self.held.items() if end is not None and end <= now]
 
     def notices(self) -> Notices:
         if not self._cancelled and not self._lost:
