@@ -121,9 +121,9 @@ def from_child(body: bytes) -> FromChild:
 class PipeKeeper:
     """A keeper (``renew.py``) that leaves the renewals to the parent.
 
-    All that one turn of the event loop brings goes out as one message, at the end of that turn
-    and before the first step of any body that it started: tasks are stepped in later turns. So
-    the parent knows which jobs were running when this process dies.
+    All that one turn of the event loop brings goes out as one message at the end of that turn,
+    but starts at once, before the first step of any of the bodies. So the parent knows which jobs
+    were running when this process dies.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class PipeKeeper:
 
     def started(self, starts: Sequence[Start]) -> None:
         self._work.started.extend(starts)
-        self._soon()
+        self._flush()
 
     def drop(self, keys: Iterable[ClaimKey]) -> None:
         self._work.dropped.extend(keys)
@@ -219,6 +219,7 @@ class PipeKeeper:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
+        """All told so far; a later call in the same turn finds only what is new."""
         self._flushing = False
         work = self._work
         if work.held or work.started or work.dropped:
