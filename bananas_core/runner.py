@@ -1,6 +1,7 @@
 """``python -m bananas_core.runner``: runs one claim at a time for a worker, which starts it.
 
-Arguments: the pipe's file descriptor, the worker's pid, the app. ``def`` tasks have the main
+Arguments: the pipe's file descriptor, the worker's pid, the app. The first message in the pipe is
+what was read of the settings' sources. ``def`` tasks have the main
 thread for themselves; the event loop, with the pipe, the app's connections and ``async`` tasks,
 is on another one.
 """
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sock = inherit(int(fd))
-    app, error = _load(reference)
+    app, error = _load(reference, sock)
     calls: SimpleQueue[Call | None] = SimpleQueue()
     loop_thread = threading.Thread(
         target=_run_loop, args=(sock, app, error, calls), name="bananas-loop"
@@ -71,13 +72,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _load(reference: str) -> tuple[Bananas | None, str]:
-    from bananas_core.child import set_up_logging
+def _load(reference: str, sock: socket.socket) -> tuple[Bananas | None, str]:
+    from bananas_core.child import load_with_settings, set_up_logging
     from bananas_core.probe import register_probe
-    from bananas_core.target import load_app
 
     try:
-        app = load_app(reference)
+        app, _ = load_with_settings(reference, sock)
         register_probe(app)
     except BananasError as error:
         return None, str(error)

@@ -1,7 +1,8 @@
 """The parent of worker processes: starts them, renews for them, replaces them, stops them.
 
 It never imports the app: user code runs in the children only, so that nothing of it can block
-or bring down the process that keeps the claims.
+or bring down the process that keeps the claims. It has the sources of the settings read once and
+tells each child of them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final
@@ -21,8 +23,9 @@ from bananas_core.clock import Clock, SystemClock
 from bananas_core.errors import BananasError
 from bananas_core.health import WorkerHealth
 from bananas_core.health_server import HealthServer
-from bananas_core.pipe import Stop
+from bananas_core.pipe import Sources, Stop
 from bananas_core.processes import spawn
+from bananas_core.settings import Loaded
 from bananas_core.upkeep import Pairs, end_session, renew_child
 
 log = logging.getLogger("bananas.supervisor")
@@ -37,6 +40,8 @@ BURY_WITHIN: Final = 1.0
 """Seconds at the very end for the ledger to end the sessions of dead children."""
 PAUSED: Final = 2.0
 """A gap between two looks, in seconds, that means: we were stopped, not the children slow."""
+READ_WITHIN: Final = 20.0
+"""Seconds for another process to read the settings' sources; then children read them."""
 FORGIVE: Final = 5.0
 """Seconds after such a gap during which nobody is killed for being late."""
 
@@ -91,6 +96,7 @@ class Supervisor:
         self._pairs = Pairs()
         self._health: HealthServer | None = None
         loop = asyncio.get_running_loop()
+        self._reading = loop.create_task(read_sources())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         closes = os.isatty(0)  # then a hang-up says that nobody is there any more
@@ -221,7 +227,12 @@ class Supervisor:
         process, sock = spawn("bananas_core.child", [config.app, str(slot), flags])
         child = Child(slot, process, sock, self._clock)
         self._children.add(child)
+        self._spawn_task(self._hand_down(child))
         return child
+
+    async def _hand_down(self, child: Child) -> None:
+        """It imports its app meanwhile."""
+        child.tell(Sources(loaded=await asyncio.shield(self._reading)))
 
     def _announce(self) -> None:
         if self._announced:
@@ -250,6 +261,8 @@ class Supervisor:
 
     async def _reload(self) -> None:
         """Replace each child: the old one is told to stop when the new one consumes."""
+        await asyncio.wait([self._reading])
+        self._reading = asyncio.get_running_loop().create_task(read_sources())
         for slot in list(self._slots):
             new = self._start(slot.index)
             while new in self._children and new.ready_at is None:
@@ -278,6 +291,8 @@ class Supervisor:
 
     async def _clean_up(self) -> None:
         """Nothing of ours outlives us."""
+        self._reading.cancel()
+        await asyncio.wait([self._reading])
         for child in self._children:
             child.kill()
         for child in list(self._children):
@@ -294,3 +309,23 @@ class Supervisor:
             await self._pairs.close()
         except BananasError as error:
             log.debug("a connection did not close: %s", error)
+
+
+async def read_sources() -> Loaded | None:
+    """Have a process read what the environment and ``pyproject.toml`` say, so that we and our
+    children do without pydantic. None if it can't: whoever reads them later finds out why."""
+    command = [sys.executable, "-m", "bananas_core.sources"]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(READ_WITHIN):
+            said, _ = await process.communicate()
+        return msgspec.json.decode(said, type=Loaded) if process.returncode == 0 else None
+    except (TimeoutError, msgspec.MsgspecError) as error:
+        log.warning("each worker process reads the settings itself: %s", str(error) or "no answer")
+        return None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

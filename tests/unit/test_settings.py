@@ -9,12 +9,13 @@ import pytest
 
 from bananas_core.app import Bananas
 from bananas_core.errors import ConfigurationError
-from bananas_core.settings import Settings, load_settings
+from bananas_core.settings import Loaded, Settings, overlay
+from bananas_core.sources import load_settings
 
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in Settings.model_fields:
+    for name in Settings.__struct_fields__:
         monkeypatch.delenv(f"BANANAS_{name.upper()}", raising=False)
     monkeypatch.chdir(tmp_path)
 
