@@ -38,6 +38,7 @@ from bananas_core.processes import (
     inherit,
     loop_factory,
     resident_memory,
+    set_up_logging,
     watch_parent,
 )
 from bananas_core.settings import Loaded, Settings, environment, overlay
@@ -243,15 +244,6 @@ def worker_options(settings: Settings, name: str, keys: tuple[str, ...]) -> Work
         max_memory=settings.max_memory,
         retention=settings.retention,
     )
-
-
-def set_up_logging() -> None:
-    """Warnings go to stderr, unless the app has set up logging itself."""
-    if not logging.getLogger().handlers:
-        logging.basicConfig(
-            level=logging.WARNING,
-            format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s",
-        )
 
 
 def _tell_failure(sock: socket.socket, failure: Failed) -> None:

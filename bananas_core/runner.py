@@ -40,7 +40,7 @@ from bananas_core.isolate import (
 from bananas_core.job import Outcome
 from bananas_core.link import read_frame
 from bananas_core.message import decode_stored
-from bananas_core.processes import die_with_parent, inherit, watch_parent
+from bananas_core.processes import die_with_parent, inherit, set_up_logging, watch_parent
 from bananas_core.workflow.expand import expansion
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _load(reference: str, sock: socket.socket) -> tuple[Bananas | None, str]:
-    from bananas_core.child import load_with_settings, set_up_logging
+    from bananas_core.child import load_with_settings
     from bananas_core.probe import register_probe
 
     try:

@@ -130,10 +130,10 @@ def check(values: Mapping[str, Any], sources: Mapping[str, str]) -> Loaded:
     return Loaded(settings=settings, sources={name: sources.get(name, "default") for name in known})
 
 
-def environment() -> dict[str, str]:
-    """What of this process's surroundings settings are read from."""
+def environment() -> tuple[str, dict[str, str]]:
+    """What of this process settings are read from: the current folder, and variables."""
     found = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
-    return {**found, "": os.getcwd()}
+    return os.getcwd(), found
 
 
 _NAME: Final = re.compile(r"\w+")

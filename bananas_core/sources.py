@@ -2,8 +2,9 @@
 
 Order: given to ``Bananas(…)`` or as a flag > ``BANANAS_*`` > ``[tool.bananas]`` of the
 ``pyproject.toml`` in the current folder > default. Imported when an app opens, not before, and
-never in a worker process: the supervisor has ``python -m bananas_core.sources`` read them, whose
-end also ends the memory that pydantic takes, and hands them down.
+never in a worker process, for the memory that pydantic takes: ``bananas worker`` reads them before
+it becomes the supervisor, which hands them down. ``python -m bananas_core.sources`` reads them for
+the supervisor when it starts new processes for a changed program.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ def _from_pyproject(folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Write what the environment and ``pyproject.toml`` say, as JSON, to stdout; 1 if they can't
-    be read. Who asked finds out why when it reads them itself."""
+    """Write what the environment and ``pyproject.toml`` say, as JSON, to stdout; 1 if that is not
+    valid. Who asked finds out why when it reads them itself."""
     try:
         loaded = load_settings({})
     except BananasError:

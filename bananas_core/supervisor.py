@@ -1,8 +1,11 @@
-"""The parent of worker processes: starts them, renews for them, replaces them, stops them.
+"""``python -m bananas_core.supervisor``: the parent of worker processes. Starts them, renews for
+them, replaces them, stops them. ``bananas worker`` becomes this program once it knows its options.
 
 It never imports the app: user code runs in the children only, so that nothing of it can block
-or bring down the process that keeps the claims. It has the sources of the settings read once and
-tells each child of them.
+or bring down the process that keeps the claims. It tells each child what was read of the settings'
+sources, so that neither has to import what reads them.
+
+Argument: the descriptor of a file with a ``SupervisorConfig`` as JSON. Others are for ``ps`` only.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -23,8 +26,9 @@ from bananas_core.clock import Clock, SystemClock
 from bananas_core.errors import BananasError
 from bananas_core.health import WorkerHealth
 from bananas_core.health_server import HealthServer
+from bananas_core.launch import SupervisorConfig
 from bananas_core.pipe import Sources, Stop
-from bananas_core.processes import spawn
+from bananas_core.processes import set_up_logging, spawn
 from bananas_core.settings import Loaded
 from bananas_core.upkeep import Pairs, end_session, renew_child
 
@@ -41,18 +45,9 @@ BURY_WITHIN: Final = 1.0
 PAUSED: Final = 2.0
 """A gap between two looks, in seconds, that means: we were stopped, not the children slow."""
 READ_WITHIN: Final = 20.0
-"""Seconds for another process to read the settings' sources; then children read them."""
+"""Seconds for another process to read the settings' sources."""
 FORGIVE: Final = 5.0
 """Seconds after such a gap during which nobody is killed for being late."""
-
-
-class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """``app`` as ``package.module:attribute``; ``flags`` are settings (``settings.py``) that go
-    before all others, without those not given."""
-
-    app: str
-    flags: Mapping[str, Any] = {}
-    name: str = "worker"
 
 
 class Slot:
@@ -72,6 +67,7 @@ class Supervisor:
 
     def __init__(self, config: SupervisorConfig, *, clock: Clock | None = None) -> None:
         self._config = config
+        self._sources = config.sources
         self._clock = clock or SystemClock()
         self._slots = [Slot(0)]
         self._children: set[Child] = set()
@@ -96,7 +92,6 @@ class Supervisor:
         self._pairs = Pairs()
         self._health: HealthServer | None = None
         loop = asyncio.get_running_loop()
-        self._reading = loop.create_task(read_sources())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         closes = os.isatty(0)  # then a hang-up says that nobody is there any more
@@ -227,12 +222,8 @@ class Supervisor:
         process, sock = spawn("bananas_core.child", [config.app, str(slot), flags])
         child = Child(slot, process, sock, self._clock)
         self._children.add(child)
-        self._spawn_task(self._hand_down(child))
+        child.tell(Sources(loaded=self._sources))
         return child
-
-    async def _hand_down(self, child: Child) -> None:
-        """It imports its app meanwhile."""
-        child.tell(Sources(loaded=await asyncio.shield(self._reading)))
 
     def _announce(self) -> None:
         if self._announced:
@@ -261,8 +252,7 @@ class Supervisor:
 
     async def _reload(self) -> None:
         """Replace each child: the old one is told to stop when the new one consumes."""
-        await asyncio.wait([self._reading])
-        self._reading = asyncio.get_running_loop().create_task(read_sources())
+        self._sources = await read_sources()
         for slot in list(self._slots):
             new = self._start(slot.index)
             while new in self._children and new.ready_at is None:
@@ -291,8 +281,6 @@ class Supervisor:
 
     async def _clean_up(self) -> None:
         """Nothing of ours outlives us."""
-        self._reading.cancel()
-        await asyncio.wait([self._reading])
         for child in self._children:
             child.kill()
         for child in list(self._children):
@@ -312,20 +300,33 @@ class Supervisor:
 
 
 async def read_sources() -> Loaded | None:
-    """Have a process read what the environment and ``pyproject.toml`` say, so that we and our
-    children do without pydantic. None if it can't: whoever reads them later finds out why."""
+    """Have a process read what the environment and ``pyproject.toml`` say now. None if it can't:
+    children that read them themselves find out why."""
     command = [sys.executable, "-m", "bananas_core.sources"]
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    process = None
     try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         async with asyncio.timeout(READ_WITHIN):
             said, _ = await process.communicate()
         return msgspec.json.decode(said, type=Loaded) if process.returncode == 0 else None
-    except (TimeoutError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError) as error:  # a TimeoutError is an OSError
         log.warning("each worker process reads the settings itself: %s", str(error) or "no answer")
         return None
     finally:
-        if process.returncode is None:
+        if process is not None and process.returncode is None:
             process.kill()
             await process.wait()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The process's exit code."""
+    with os.fdopen(int(arguments[0]), "rb") as file:
+        config = msgspec.json.decode(file.read(), type=SupervisorConfig)
+    set_up_logging()
+    return Supervisor(config).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
