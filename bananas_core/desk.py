@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from bananas_core.clock import seconds
 from bananas_core.errors import JobCancelled, JobExpired, JobFailed, JobNotFound, ResultTimeout
-from bananas_core.job import FINAL, ErrorInfo, Job, JobState, Ready, Signal, SignalKind
-from bananas_core.state import EXPIRED
+from bananas_core.job import EXPIRED, FINAL, ErrorInfo, Job, JobState, Ready, Signal, SignalKind
 
 if TYPE_CHECKING:
     from bananas_core.codec import Codecs

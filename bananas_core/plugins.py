@@ -263,11 +263,13 @@ def find_plugins(names: Iterable[str]) -> list[Plugin]:
     Raises:
         ConfigurationError: none of that name is installed, or it can't be imported.
     """
+    wanted, plugins = list(names), []
+    if not wanted:
+        return []
     from bananas_core.pair import installed
 
     found = installed(GROUP)
-    plugins = []
-    for name in names:
+    for name in wanted:
         if name not in found:
             known = ", ".join(sorted(found)) or "none"
             raise ConfigurationError(f"no plugin named {name!r} is installed; known: {known}")

@@ -9,7 +9,7 @@ import pytest
 
 from bananas_core.app import Bananas
 from bananas_core.errors import ConfigurationError
-from bananas_core.settings import Loaded, Settings, overlay
+from bananas_core.settings import Settings
 from bananas_core.sources import load_settings
 
 
