@@ -27,7 +27,7 @@ def become_supervisor(config: SupervisorConfig) -> NoReturn:
     """Replace this program by a supervisor: the process stays, the memory of Typer, pydantic and
     whatever else it has imported doesn't."""
     with tempfile.TemporaryFile() as file:  # not an argument: URLs have passwords in them
-        file.write(msgspec.json.encode(config))
+        file.write(msgspec.msgpack.encode(config))
         file.seek(0)
         os.set_inheritable(file.fileno(), True)
         shown = ["bananas", "worker", config.app]

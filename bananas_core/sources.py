@@ -72,13 +72,13 @@ def _from_pyproject(folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Write what the environment and ``pyproject.toml`` say, as JSON, to stdout; 1 if that is not
+    """Write what the environment and ``pyproject.toml`` say, in msgpack, to stdout; 1 if that is not
     valid. Who asked finds out why when it reads them itself."""
     try:
         loaded = load_settings({})
     except BananasError:
         return 1
-    sys.stdout.buffer.write(msgspec.json.encode(loaded))
+    sys.stdout.buffer.write(msgspec.msgpack.encode(loaded))
     return 0
 
 

@@ -5,7 +5,7 @@ It never imports the app: user code runs in the children only, so that nothing o
 or bring down the process that keeps the claims. It tells each child what was read of the settings'
 sources, so that neither has to import what reads them.
 
-Argument: the descriptor of a file with a ``SupervisorConfig`` as JSON. Others are for ``ps`` only.
+Argument: the descriptor of a file with a ``SupervisorConfig`` in msgpack. Others are for ``ps`` only.
 """
 
 from __future__ import annotations
@@ -310,7 +310,7 @@ async def read_sources() -> Loaded | None:
         )
         async with asyncio.timeout(READ_WITHIN):
             said, _ = await process.communicate()
-        return msgspec.json.decode(said, type=Loaded) if process.returncode == 0 else None
+        return msgspec.msgpack.decode(said, type=Loaded) if process.returncode == 0 else None
     except (OSError, msgspec.MsgspecError) as error:  # a TimeoutError is an OSError
         log.warning("each worker process reads the settings itself: %s", str(error) or "no answer")
         return None
@@ -323,7 +323,7 @@ async def read_sources() -> Loaded | None:
 def main(arguments: Sequence[str]) -> int:
     """The process's exit code."""
     with os.fdopen(int(arguments[0]), "rb") as file:
-        config = msgspec.json.decode(file.read(), type=SupervisorConfig)
+        config = msgspec.msgpack.decode(file.read(), type=SupervisorConfig)
     set_up_logging()
     return Supervisor(config).run()
 
