@@ -72,8 +72,8 @@ def _from_pyproject(folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Write what the environment and ``pyproject.toml`` say, in msgpack, to stdout; 1 if that is not
-    valid. Who asked finds out why when it reads them itself."""
+    """Write what the environment and ``pyproject.toml`` say to stdout, in msgpack; 1 if that is
+    not valid. Who asked finds out why when it reads them itself."""
     try:
         loaded = load_settings({})
     except BananasError:

@@ -5,7 +5,7 @@ It never imports the app: user code runs in the children only, so that nothing o
 or bring down the process that keeps the claims. It tells each child what was read of the settings'
 sources, so that neither has to import what reads them.
 
-Argument: the descriptor of a file with a ``SupervisorConfig`` in msgpack. Others are for ``ps`` only.
+Argument: the descriptor of a file with a ``SupervisorConfig`` in msgpack. Others are for ``ps``.
 """
 
 from __future__ import annotations

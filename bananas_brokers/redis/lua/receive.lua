@@ -4,76 +4,87 @@
 -- KEYS: heads messages extras meta events sessions claims-of-the-session due stale mail leases
 --   leased inbox
 -- ARGV: now, prefix, session ('': messages only), limit, ttl of a new session, seconds of a lease,
---   then the queues, the one whose turn it is first
--- RETURNS: {fence, now, length of the inbox, ids, heads, messages, extras, mail}; extras as id,
---   value, …; mail as number, queue, stored, …; heads are those from before the claim
-local prefix, session, left = ARGV[2], ARGV[3], tonumber(ARGV[4])
+--   how many queues have lost their token to the receiver, then the queues: these first, then the
+--   one whose turn it is
+-- RETURNS: {fence, now, length of the inbox, how many queues were looked at, ids, heads, messages,
+--   extras, mail}; extras as id, value, …; mail as number, queue, stored, …; heads are those from
+--   before the claim
+local prefix, session, left, rung = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[7])
 local ids, heads, letters, kept = {}, {}, {}, {}
+local names, gens, owners = {}, {}, {}
 mail_overdue(prefix, KEYS[10], KEYS[11], KEYS[12])
 
-local function take(queue, entries)
-  local names, gens, n = {}, {}, 0
-  for _, entry in ipairs(entries) do
-    if byte(entry) == 64 then
-      letters[#letters + 1] = sub(entry, 2)
-      letters[#letters + 1] = queue
-      left = left - 1
-    else
-      local at = string.find(entry, ' ', 1, true)
-      n = n + 1
-      if at then
-        names[n], gens[n] = sub(entry, 1, at - 1), struct.pack('>I4', tonumber(sub(entry, at + 1)))
+-- Takes up to `most` entries of a queue; whether there may be more.
+local function pop(queue, most)
+  local index = prefix .. 'q:' .. queue
+  while most > 0 do
+    local level = call('ZREVRANGE', index, 0, 0)[1]
+    if not level then return false end
+    local entries = call('LPOP', index .. ':' .. level, most) or {}
+    if #entries < most then call('ZREM', index, level) end
+    for _, entry in ipairs(entries) do
+      if byte(entry) ~= 64 and session == '' then
+        kept[#kept + 1] = {index, level, entry}
       else
-        names[n], gens[n] = entry, '\0\0\0\1'
+        most, left = most - 1, left - 1
+        local n, at = #names + 1, string.find(entry, ' ', 1, true)
+        if byte(entry) == 64 then
+          letters[#letters + 1] = sub(entry, 2)
+          letters[#letters + 1] = queue
+        elseif at then
+          names[n], owners[n] = sub(entry, 1, at - 1), queue
+          gens[n] = struct.pack('>I4', tonumber(sub(entry, at + 1)))
+        else
+          names[n], gens[n], owners[n] = entry, '\0\0\0\1', queue
+        end
       end
     end
   end
-  if n == 0 then return end
-  local stale, count = 0, #ids
-  for i, head in ipairs(call('HMGET', KEYS[1], unpack(names))) do
+  return true
+end
+
+-- Looks at all records whose entries were taken: which of them are still to be run?
+local function judge()
+  local stale = {}
+  for i, head in ipairs(#names > 0 and call('HMGET', KEYS[1], unpack(names)) or {}) do
     if head and byte(head) == 112 and sub(head, 55, 58) == gens[i] and (sub(head, 34, 41) == zero8
       or struct.unpack('>d', head, 34) > now) then
-      count = count + 1
-      ids[count], heads[count] = names[i], head
+      ids[#ids + 1], heads[#heads + 1] = names[i], head
     else
-      stale = stale + 1
+      left = left + 1
+      stale[owners[i]] = (stale[owners[i]] or 0) + 1
     end
   end
-  left = left - (n - stale)
-  if stale > 0 then add(KEYS[9], queue, -stale) end
+  for queue, count in pairs(stale) do add(KEYS[9], queue, -count) end
+  names, gens, owners = {}, {}, {}
 end
 
-local function drain(queue, most)
-  local index, stop = prefix .. 'q:' .. queue, left - most
-  while left > stop do
-    local level = call('ZREVRANGE', index, 0, 0)[1]
-    if not level then return end
-    local list = index .. ':' .. level
-    local entries = call('LPOP', list, left - stop) or {}
-    if #entries < left - stop then call('ZREM', index, level) end
-    if session == '' then
-      local mine = {}
-      for _, entry in ipairs(entries) do
-        if byte(entry) == 64 then mine[#mine + 1] = entry
-        else kept[#kept + 1] = {index, level, entry} end
-      end
-      entries = mine
-    end
-    take(queue, entries)
+-- A share for each until that is enough: queues behind stay for the next time. Who asks for many
+-- runs short jobs, and may find some of a kind.
+local seen, more, least = 7, {}, math.floor(left / 25)
+while left > 0 and seen < #ARGV do
+  seen = seen + 1
+  local share = math.ceil(left / (#ARGV - seen + 1))
+  more[seen] = pop(ARGV[seen], math.min(left, math.max(least, share)))
+end
+judge()
+for i = 8, seen do
+  while left > 0 and more[i] do
+    more[i] = pop(ARGV[i], left)
+    judge()
   end
 end
-
-for i = 7, #ARGV do drain(ARGV[i], math.ceil(left / (#ARGV - i + 1))) end
-for i = 7, #ARGV do
-  if left > 0 then drain(ARGV[i], left) end
-  if call('EXISTS', prefix .. 'q:' .. ARGV[i]) == 1 then wake(prefix, ARGV[i]) end
+for i = 8, math.max(seen, 7 + rung) do
+  if more[i] or (i > seen and call('EXISTS', prefix .. 'q:' .. ARGV[i]) == 1) then
+    wake(prefix, ARGV[i])
+  end
 end
 for i = #kept, 1, -1 do
   call('LPUSH', kept[i][1] .. ':' .. kept[i][2], kept[i][3])
   call('ZADD', kept[i][1], kept[i][2], kept[i][2])
 end
 if #ids == 0 and #letters == 0 then
-  return {0, exactly, call('LLEN', KEYS[13]), {}, {}, {}, {}, {}}
+  return {0, exactly, call('LLEN', KEYS[13]), seen - 7, {}, {}, {}, {}, {}}
 end
 local number, messages, extras, mail = next_number(KEYS[4]), {}, {}, {}
 local fence = string.format('%.0f', number)
@@ -89,4 +100,4 @@ end
 if #ids > 0 then
   messages, extras = claim_all(prefix, session, ARGV[5], number, ids, heads)
 end
-return {fence, exactly, call('LLEN', KEYS[13]), ids, heads, messages, extras, mail}
+return {fence, exactly, call('LLEN', KEYS[13]), seen - 7, ids, heads, messages, extras, mail}
