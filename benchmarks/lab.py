@@ -216,6 +216,10 @@ class WorkerProcess:
         """Bytes: the proportional set size of all of it, where shared pages count once."""
         return sum(map(memory_of, family(self._process.pid)))
 
+    def largest(self) -> int:
+        """Bytes: the resident size of its largest process, shared pages and all."""
+        return max(memory_of(pid, "Rss") for pid in family(self._process.pid))
+
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """A look at the clocks: seconds."""
@@ -257,17 +261,28 @@ def stat(pid: int) -> list[str]:
 
 
 def cpu_of(pid: int) -> float:
-    """With that of children that ended."""
+    """With that of children that ended, whose part comes in ticks of 10 ms. That of the living
+    threads is exact where the kernel tells: a thousand jobs take two ticks."""
     fields = stat(pid)
-    return sum(map(int, fields[11:15])) / TICK if fields else 0.0
+    if not fields:
+        return 0.0
+    ended = sum(map(int, fields[13:15])) / TICK
+    exact = 0
+    try:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            exact += int((thread / "schedstat").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        exact = 0
+    return ended + (exact / 1e9 or sum(map(int, fields[11:13])) / TICK)
 
 
-def memory_of(pid: int) -> int:
+def memory_of(pid: int, line: str = "Pss") -> int:
+    """Bytes, by a line of ``smaps_rollup``: ``Pss``, or ``Rss`` for all of it."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    sizes = [line.split()[1] for line in text.splitlines() if line.startswith("Pss:")]
+    sizes = [found.split()[1] for found in text.splitlines() if found.startswith(f"{line}:")]
     return int(sizes[0]) * 1024 if sizes else 0
 
 
