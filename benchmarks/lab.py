@@ -122,6 +122,16 @@ class Run:
             time.sleep(POLL)
         return count
 
+    def wait_for_any(self, worker: WorkerProcess) -> None:
+        """Wait until any job has started. Raises SubjectFailed if none does, or the worker ends."""
+        deadline = time.monotonic() + BOOT
+        while not any(self.cells[1:]):
+            if worker.ended or time.monotonic() > deadline:
+                raise SubjectFailed(
+                    f"{'the worker ended' if worker.ended else 'no job started'}: {worker.log()}"
+                )
+            time.sleep(POLL)
+
     def started(self, count: int) -> int:
         """How many of the first ``count`` jobs have started."""
         return sum(map(bool, self.cells[1 : count + 1]))

@@ -69,8 +69,7 @@ def durable(lab: Lab, subject: Subject, jobs: int, fsync: Fsync, **options: Any)
 
 def drain(run: Run, worker: WorkerProcess, jobs: int, ahead: int = 0) -> Figures:
     """From the first to the last start, as the tasks see it; CPU between two looks in between."""
-    while not run.cells[1] and not run.started(jobs):
-        run.wait_for(1, worker, 0.0)
+    run.wait_for_any(worker)
     if ahead:
         run.wait_for(ahead, worker, DRAIN_SECONDS)
     first = look(worker, run.server)
@@ -80,15 +79,17 @@ def drain(run: Run, worker: WorkerProcess, jobs: int, ahead: int = 0) -> Figures
     if not starts:
         raise SubjectFailed(f"the first {ahead} jobs took too long: {worker.log()}")
     begun, ended = starts[0], starts[-1]
-    between = sum(first.at < cell <= last.at for cell in starts)
-    return {
+    figures = {
         "drain": (len(starts) - 1) / (ended - begun) if ended > begun else 0.0,
-        "worker_cpu_us": (last.worker - first.worker) / max(1, between) * 1e6,
-        "server_cpu_us": (last.server - first.server) / max(1, between) * 1e6,
         "jobs": len(starts),
         "short": jobs - ahead - len(starts),
         "twice": run.twice,
     }
+    between = sum(first.at < cell <= last.at for cell in starts)
+    if between > len(starts) / 5:  # else the first look came too late to tell anything
+        figures["worker_cpu_us"] = (last.worker - first.worker) / between * 1e6
+        figures["server_cpu_us"] = (last.server - first.server) / between * 1e6
+    return figures
 
 
 def idle(lab: Lab, subject: Subject, jobs: int) -> Figures:

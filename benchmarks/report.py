@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -199,8 +199,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     low: float
     high: float
-    client_cpu_us: float
-    server_cpu_us: float
+    client_cpu_us: float | None
+    server_cpu_us: float | None
     share: float | None = None
     """Of the base: the median of each round's own share."""
     least: float | None = None
@@ -258,7 +258,7 @@ def measure(kind: Kind, samples: Sequence[Sample]) -> Measure:
         values = [s.figures[kind.figure] for s in found]
         cpu: list[float | None] = [None, None]
         if kind.cpu is not None:
-            cpu = [middle(s.figures[name] for s in found) for name in kind.cpu]
+            cpu = [middle(found, name) for name in kind.cpu]
         rows.append(
             Row(
                 subject=subject,
@@ -297,8 +297,8 @@ def curve(id: str, samples: Sequence[Sample]) -> Curve:
                 value=statistics.median(values),
                 low=min(values),
                 high=max(values),
-                client_cpu_us=middle(s.figures["worker_cpu_us"] for s in found),
-                server_cpu_us=middle(s.figures["server_cpu_us"] for s in found),
+                client_cpu_us=middle(found, "worker_cpu_us"),
+                server_cpu_us=middle(found, "server_cpu_us"),
                 share=share(found, [s for s in mine if s.subject == subject], base),
                 least=target.at(x) if target is not None and subject == BANANAS else None,
                 note=notes(found),
@@ -324,8 +324,10 @@ def share(
     return statistics.median(shares) if shares else None
 
 
-def middle(values: Iterable[float]) -> float:
-    return statistics.median(values)
+def middle(samples: Sequence[Sample], figure: str) -> float | None:
+    """The median of those that have it."""
+    found = [s.figures[figure] for s in samples if figure in s.figures]
+    return statistics.median(found) if found else None
 
 
 def notes(samples: Sequence[Sample]) -> str:

@@ -23,6 +23,8 @@ def shown_point(point: Point) -> str:
         missed = point.least is not None and point.share < point.least
         wanted = "" if point.least is None else f" (≥ {point.least:g})"
         text += f"  × {point.share:.2f}{wanted}{' !' if missed else ''}"
+    if point.client_cpu_us is None or point.server_cpu_us is None:
+        return text
     return f"{text}  {point.client_cpu_us:.1f} + {point.server_cpu_us:.1f} µs"
 
 

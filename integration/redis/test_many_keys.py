@@ -54,8 +54,9 @@ async def test_keys_that_are_never_empty_starve_no_other(pair: Pair) -> None:
 
 
 async def test_what_one_receiver_leaves_wakes_another(
-    pair: Pair, redis_url: str, namespace: str
+    pair: Pair, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("bananas_brokers.redis.transport._LOOK", 60.0)  # nobody looks unasked
     others = [pair_on(redis_url, namespace) for _ in range(2)]
     for other in others:
         await other.open()
@@ -63,11 +64,9 @@ async def test_what_one_receiver_leaves_wakes_another(
         loop = asyncio.get_running_loop()
         for key in (KEYS[299], KEYS[1], KEYS[150]):
             waiting = [loop.create_task(take(other, 1, timeout=20.0)) for other in others]
-            await asyncio.sleep(0.3)  # they listen; if not yet, the next line is no less true
-            begun = loop.time()
+            await asyncio.sleep(0.3)  # they listen; if not yet, what follows is no less true
             await pair.backend.put([a_job(key) for _ in range(2)])
             assert await asyncio.gather(*waiting) == [[key], [key]]
-            assert loop.time() - begun < 5.0
     finally:
         for other in others:
             await other.close()
