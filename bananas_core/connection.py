@@ -3,7 +3,6 @@ an app has."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +29,10 @@ class Connection:
     def __init__(
         self, pair: Pair, plugins: PluginManager, codecs: Codecs, *, clock: Clock, max_payload: int
     ) -> None:
-        from bananas_core.submit import Submitter  # not at `import bananas`, with all it takes
+        # Not at `import bananas`, of which asyncio alone would be half.
+        import asyncio
+
+        from bananas_core.submit import Submitter
 
         self.pair = pair
         self.codecs = pair.codecs = codecs
@@ -104,6 +106,8 @@ class Connections:
             ConfigurationError: a setting is wrong, or it is open on another loop.
             TransportUnavailable, ResultBackendUnavailable: can't be reached.
         """
+        import asyncio
+
         connection = self._own
         if connection is None or not connection.alive:
             connection = self._own = self._make()

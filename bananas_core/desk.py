@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -62,7 +61,9 @@ async def wait_for_end(
         JobNotFound: there is none, or it was pruned.
         ResultTimeout: not final after ``timeout`` seconds.
     """
-    clock = asyncio.get_running_loop().time
+    from asyncio import get_running_loop  # not at `import bananas`
+
+    clock = get_running_loop().time
     end = None if timeout is None else clock() + seconds(timeout)
     job = await get_record(desk, id, what)
     while job.state not in FINAL:

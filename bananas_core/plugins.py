@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -296,7 +295,9 @@ async def _within(plugin: Plugin, result: Any) -> Any:
     """The result of a hook, awaited if need be, within the plugin's time limit."""
     if not inspect.isawaitable(result):
         return result
-    async with asyncio.timeout(plugin.time_limit):
+    from asyncio import timeout  # not at `import bananas`
+
+    async with timeout(plugin.time_limit):
         return await result
 
 
