@@ -57,7 +57,7 @@ class Bananas:
 
     Args:
         broker_url, result_backend_url, namespace, **settings: settings that go before all other
-            sources (``settings.py``).
+            sources (``sources.py``).
         plugins: plugins, or names of installed ones.
         clock: the producer's clock, for tests.
         make_pair: builds transport and ledger, for tests; default: by the URLs.
@@ -210,10 +210,18 @@ class Bananas:
 
     def _load(self) -> Loaded:
         if self._loaded is None:
-            from bananas_core.settings import load_settings
+            from bananas_core.sources import load_settings
 
             self._loaded = load_settings(self._given)
         return self._loaded
+
+    def use_settings(self, loaded: Loaded) -> None:
+        """Have settings that another process has read from the same sources; what this app was
+        given goes before them. Raises ConfigurationError when that is not valid."""
+        from bananas_core.settings import overlay
+
+        if self._loaded is None:
+            self._loaded = overlay(loaded, self._given)
 
     # -- opening and closing -------------------------------------------------------------------
 

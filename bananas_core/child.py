@@ -1,6 +1,7 @@
 """``python -m bananas_core.child``: one worker process under a supervisor, which starts it.
 
-Arguments: the pipe's file descriptor, the parent's pid, the app, the slot, flags as JSON.
+Arguments: the pipe's file descriptor, the parent's pid, the app, the slot, flags as JSON. The first
+message in the pipe is what the parent has read of the settings' sources.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -30,21 +30,22 @@ from bananas_core.errors import (
 )
 from bananas_core.isolate import ProcessIsolation
 from bananas_core.job import Session
-from bananas_core.link import frame
-from bananas_core.pipe import Bye, Failed, Hello, PipeKeeper, ReadyNow, to_bytes
+from bananas_core.link import frame, read_first
+from bananas_core.pipe import Bye, Failed, Hello, PipeKeeper, ReadyNow, read_sources, to_bytes
 from bananas_core.probe import PROBE, register_probe
 from bananas_core.processes import (
     die_with_parent,
     inherit,
     loop_factory,
     resident_memory,
+    set_up_logging,
     watch_parent,
 )
+from bananas_core.settings import Loaded, Settings, environment, overlay
 from bananas_core.worker import Worker, WorkerOptions, new_session
 
 if TYPE_CHECKING:
     from bananas_core.app import Bananas
-    from bananas_core.settings import Settings
 
 log = logging.getLogger("bananas.child")
 
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, signal.SIG_IGN)
     sock = inherit(int(fd))
     try:
-        child = ChildProcess(reference, int(slot), msgspec.json.decode(flags))
+        child = ChildProcess(reference, int(slot), msgspec.json.decode(flags), sock)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(child.run(sock))
     except BananasError as error:
@@ -85,14 +86,14 @@ def main(arguments: Sequence[str]) -> int:
 class ChildProcess:
     """An imported app with what its worker needs."""
 
-    def __init__(self, reference: str, slot: int, flags: dict[str, Any]) -> None:
+    def __init__(
+        self, reference: str, slot: int, flags: dict[str, Any], sock: socket.socket
+    ) -> None:
         """Raises ConfigurationError: the app can't be imported, or a setting is wrong."""
-        from bananas_core.target import load_app
-
         self._reference = reference
         self._slot = slot
         name = flags.pop("name", "worker")
-        self._app = load_app(reference)
+        self._app, self._sources = load_with_settings(reference, sock)
         set_up_logging()
         self._settings = effective_settings(self._app, flags)
         if self._settings.broker_url.startswith("memory:"):
@@ -118,7 +119,9 @@ class ChildProcess:
         warm = 0
         if self._options.pool == "process":
             warm = min(self._options.concurrency, os.cpu_count() or 1)
-        isolation = ProcessIsolation(self._reference, warm=warm, most=self._options.concurrency)
+        isolation = ProcessIsolation(
+            self._reference, sources=self._sources, warm=warm, most=self._options.concurrency
+        )
         await app.open()
         try:
             await isolation.start()
@@ -186,21 +189,36 @@ class ChildProcess:
         )
 
 
+def load_with_settings(reference: str, sock: socket.socket) -> tuple[Bananas, Loaded | None]:
+    """Import the app and give it the settings that the other end of the pipe has read, so that
+    nobody reads them here; and these, to hand them down. None if the app reads them itself: the
+    other end could not, or the app's module has changed what they are read from.
+
+    Raises:
+        ConfigurationError: the app can't be imported, or a setting is wrong.
+    """
+    from bananas_core.target import load_app
+
+    before = environment()
+    app = load_app(reference)
+    sources = read_sources(read_first(sock))
+    if environment() != before:
+        sources = None
+    if sources is not None:
+        app.use_settings(sources)
+    return app, sources
+
+
 def effective_settings(app: Bananas, flags: Mapping[str, Any]) -> Settings:
     """The app's settings with command-line flags over them. Raises ConfigurationError."""
-    from pydantic import ValidationError
-
-    settings = app.settings
-    try:
-        return type(settings)(**{**settings.model_dump(), **flags})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"option {name!r}: {first['msg']}") from error
+    loaded = Loaded(settings=app.settings, sources=app.sources)
+    return overlay(loaded, flags, "option").settings
 
 
 def package_version() -> str:
     """Of Bananas as it is installed; empty when it isn't (run from a bare checkout)."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("bananas")
     except PackageNotFoundError:
@@ -230,15 +248,6 @@ def worker_options(settings: Settings, name: str, keys: tuple[str, ...]) -> Work
         max_memory=settings.max_memory,
         retention=settings.retention,
     )
-
-
-def set_up_logging() -> None:
-    """Warnings go to stderr, unless the app has set up logging itself."""
-    if not logging.getLogger().handlers:
-        logging.basicConfig(
-            level=logging.WARNING,
-            format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s",
-        )
 
 
 def _tell_failure(sock: socket.socket, failure: Failed) -> None:

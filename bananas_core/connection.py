@@ -3,21 +3,21 @@ an app has."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bananas_core.clock import Clock
 from bananas_core.codec import Codecs
 from bananas_core.errors import ConfigurationError
 from bananas_core.job import Ready
 from bananas_core.options import Submission
-from bananas_core.pair import Pair
 from bananas_core.plugins import PluginManager
 from bananas_core.portal import Portal, refuse_in_loop, wait_for
-from bananas_core.results import ResultBackend
-from bananas_core.submit import Submitter
+
+if TYPE_CHECKING:
+    from bananas_core.pair import Pair
+    from bananas_core.results import ResultBackend
 
 T = TypeVar("T")
 
@@ -29,6 +29,11 @@ class Connection:
     def __init__(
         self, pair: Pair, plugins: PluginManager, codecs: Codecs, *, clock: Clock, max_payload: int
     ) -> None:
+        # Not at `import bananas`, of which asyncio alone would be half.
+        import asyncio
+
+        from bananas_core.submit import Submitter
+
         self.pair = pair
         self.codecs = pair.codecs = codecs
         self.max_payload = max_payload
@@ -101,6 +106,8 @@ class Connections:
             ConfigurationError: a setting is wrong, or it is open on another loop.
             TransportUnavailable, ResultBackendUnavailable: can't be reached.
         """
+        import asyncio
+
         connection = self._own
         if connection is None or not connection.alive:
             connection = self._own = self._make()

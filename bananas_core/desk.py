@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from bananas_core.clock import seconds
 from bananas_core.errors import JobCancelled, JobExpired, JobFailed, JobNotFound, ResultTimeout
-from bananas_core.job import FINAL, ErrorInfo, Job, JobState, Ready, Signal, SignalKind
-from bananas_core.state import EXPIRED
+from bananas_core.job import EXPIRED, FINAL, ErrorInfo, Job, JobState, Ready, Signal, SignalKind
 
 if TYPE_CHECKING:
     from bananas_core.codec import Codecs
@@ -63,7 +61,9 @@ async def wait_for_end(
         JobNotFound: there is none, or it was pruned.
         ResultTimeout: not final after ``timeout`` seconds.
     """
-    clock = asyncio.get_running_loop().time
+    from asyncio import get_running_loop  # not at `import bananas`
+
+    clock = get_running_loop().time
     end = None if timeout is None else clock() + seconds(timeout)
     job = await get_record(desk, id, what)
     while job.state not in FINAL:

@@ -16,7 +16,9 @@ import msgspec
 from bananas_core.errors import BananasError
 from bananas_core.job import Claim, Outcome, OutcomeKind
 from bananas_core.link import frame, read_frame
+from bananas_core.pipe import Sources, to_bytes
 from bananas_core.processes import kill, spawn
+from bananas_core.settings import Loaded
 
 log = logging.getLogger("bananas.isolate")
 
@@ -182,17 +184,25 @@ class ProcessIsolation:
     """Runner processes of one worker. Implements ``Isolation`` (``running.py``)."""
 
     def __init__(
-        self, app: str, *, warm: int = 0, most: int = 1, most_fresh: int = MOST_FRESH
+        self,
+        app: str,
+        *,
+        sources: Loaded | None = None,
+        warm: int = 0,
+        most: int = 1,
+        most_fresh: int = MOST_FRESH,
     ) -> None:
         """
         Args:
             app: ``package.module:attribute``, imported in each runner.
+            sources: what was read of the settings' sources; None: each runner reads them.
             warm: runners that are started beforehand.
             most: idle runners that are kept; a further one ends after its job.
             most_fresh: fresh runners at once; all neighbours of a killer may be suspects.
         """
         self._fresh = asyncio.Semaphore(most_fresh)
         self._app = app
+        self._sources = sources
         self._warm = warm
         self._most = most
         self._idle: list[Runner] = []
@@ -318,6 +328,7 @@ class ProcessIsolation:
         process, sock = spawn("bananas_core.runner", [self._app], own_group=True)
         try:
             reader, writer = await asyncio.open_connection(sock=sock)
+            writer.write(frame(to_bytes(Sources(loaded=self._sources))))
         except BaseException:
             kill(process, group=True)
             self._dead.append(process)

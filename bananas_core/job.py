@@ -27,6 +27,8 @@ class JobState(StrEnum):
 FINAL: Final = frozenset(
     {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.QUARANTINED}
 )
+EXPIRED: Final = "JobExpired"
+"""The error type of a job that was not started in time."""
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

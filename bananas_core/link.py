@@ -58,6 +58,32 @@ class Frames:
             del self._buffer[:begin]
 
 
+def read_first(sock: socket.socket) -> bytes:
+    """The first frame's body, without a byte of what follows. Blocks; for a socket that no event
+    loop reads yet. Empty if the other end is gone.
+
+    Raises:
+        BrokenFrame: a length over the limit.
+    """
+    head = _read_exactly(sock, _LENGTH.size)
+    if not head:
+        return b""
+    (length,) = _LENGTH.unpack(head)
+    if length > MOST:
+        raise BrokenFrame(f"a frame of {length} bytes is over {MOST}")
+    return _read_exactly(sock, length)
+
+
+def _read_exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = sock.recv(size - len(data))
+        if not more:
+            return b""
+        data += more
+    return data
+
+
 async def read_frame(reader: asyncio.StreamReader) -> bytes:
     """The next frame's body.
 

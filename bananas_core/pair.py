@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bananas_core.codec import Codecs
 from bananas_core.errors import ConfigurationError
-from bananas_core.results import ResultBackend
-from bananas_core.transport import Transport
 from bananas_core.urls import parse_url, redact
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from bananas_core.results import ResultBackend
+    from bananas_core.transport import Transport
 
 NO_LEDGER = {"amqp", "amqps", "kafka"}
 """Brokers that can't keep records: they need a second URL."""
@@ -68,6 +71,8 @@ def load_pair(broker_url: str, result_backend_url: str | None, namespace: str) -
 
 def installed(group: str) -> dict[str, EntryPoint]:
     """Entry points of a group by name."""
+    from importlib.metadata import entry_points  # a sixth of `import bananas`, were it above
+
     return {point.name: point for point in entry_points(group=group)}
 
 

@@ -17,6 +17,7 @@ from bananas_core.errors import ResultBackendUnavailable
 from bananas_core.job import Cancel, Claim, Session
 from bananas_core.link import Link
 from bananas_core.renew import NOTHING, ClaimKey, Notices, Start
+from bananas_core.settings import Loaded
 
 BEAT_EVERY: Final = 1.0
 """Seconds between two signs of life of a child's event loop."""
@@ -100,8 +101,14 @@ class Stop(_Message, frozen=True, kw_only=True):
     now: bool = False
 
 
+class Sources(_Message, frozen=True, kw_only=True):
+    """Parent, first of all: what it has read of the settings' sources; None if it could not."""
+
+    loaded: Loaded | None
+
+
 FromChild = Hello | ReadyNow | Work | Beat | EndSession | Bye | Failed
-FromParent = Confirmed | SessionEnded | Stop
+FromParent = Sources | Confirmed | SessionEnded | Stop
 
 _encode = msgspec.msgpack.Encoder().encode
 _from_child: Final[msgspec.msgpack.Decoder[FromChild]] = msgspec.msgpack.Decoder(FromChild)
@@ -111,6 +118,12 @@ _from_parent: Final[msgspec.msgpack.Decoder[FromParent]] = msgspec.msgpack.Decod
 def to_bytes(message: FromChild | FromParent) -> bytes:
     """A message's body."""
     return _encode(message)
+
+
+def read_sources(body: bytes) -> Loaded | None:
+    """The body of a ``Sources``; None as well if the other end went away before."""
+    message = _from_parent.decode(body) if body else None
+    return message.loaded if isinstance(message, Sources) else None
 
 
 def from_child(body: bytes) -> FromChild:
@@ -236,7 +249,7 @@ class PipeKeeper:
             self._known.set()
         elif isinstance(message, SessionEnded):
             self._ended.set()
-        else:
+        elif isinstance(message, Stop):
             self._stop(message.now)
 
     def _orphaned(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -263,11 +262,13 @@ def find_plugins(names: Iterable[str]) -> list[Plugin]:
     Raises:
         ConfigurationError: none of that name is installed, or it can't be imported.
     """
+    wanted, plugins = list(names), []
+    if not wanted:
+        return []
     from bananas_core.pair import installed
 
     found = installed(GROUP)
-    plugins = []
-    for name in names:
+    for name in wanted:
         if name not in found:
             known = ", ".join(sorted(found)) or "none"
             raise ConfigurationError(f"no plugin named {name!r} is installed; known: {known}")
@@ -294,7 +295,9 @@ async def _within(plugin: Plugin, result: Any) -> Any:
     """The result of a hook, awaited if need be, within the plugin's time limit."""
     if not inspect.isawaitable(result):
         return result
-    async with asyncio.timeout(plugin.time_limit):
+    from asyncio import timeout  # not at `import bananas`
+
+    async with timeout(plugin.time_limit):
         return await result
 
 

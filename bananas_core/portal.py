@@ -1,15 +1,20 @@
-"""One background event loop for code that has none: blocking twins run the same async code."""
+"""One background event loop for code that has none: blocking twins run the same async code.
+
+asyncio is imported by whoever needs it first: `import bananas` would take twice as long with it.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bananas_core.errors import BananasError
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -55,6 +60,8 @@ class Portal:
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
+                import asyncio
+
                 loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(
                     target=self._run, args=(loop,), name="bananas-portal", daemon=True
@@ -65,6 +72,8 @@ class Portal:
 
     @staticmethod
     def _run(loop: asyncio.AbstractEventLoop) -> None:
+        import asyncio
+
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
@@ -81,6 +90,8 @@ class Portal:
 
 def refuse_in_loop() -> None:
     """Raises BananasError when this thread runs an event loop."""
+    import asyncio
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -93,6 +104,8 @@ def refuse_in_loop() -> None:
 
 def wait_for(loop: asyncio.AbstractEventLoop, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine function on a loop of another thread; an interrupted wait cancels it."""
+    import asyncio
+
     future = asyncio.run_coroutine_threadsafe(function(), loop)
     try:
         return future.result()

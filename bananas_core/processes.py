@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import resource
 import signal
@@ -106,3 +107,12 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     factory: Any = uvloop.new_event_loop
     return factory  # type: ignore[no-any-return]
+
+
+def set_up_logging() -> None:
+    """Warnings go to stderr, unless the app has set up logging itself."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(
+            level=logging.WARNING,
+            format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s",
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -13,7 +13,9 @@ from bananas_core.codec import CodecContext, Codecs
 from bananas_core.errors import InvalidPayload
 from bananas_core.job import AttemptInfo, ErrorInfo, Job, JobState, Progress
 from bananas_core.message import decode_stored
-from bananas_core.results import ResultBackend
+
+if TYPE_CHECKING:
+    from bananas_core.results import ResultBackend
 
 UNREADABLE: Final = (InvalidPayload, msgspec.DecodeError, RecursionError, ValueError)
 """What decoding bytes raises that nobody checked: quarantined ones, or a foreign codec's."""

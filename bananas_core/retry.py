@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 
 import msgspec
@@ -56,8 +55,11 @@ def decide(
         backoff_override: the message's own backoff, which goes before the task's.
         cancel_requested: a CancelledError is what was asked for.
     """
-    if cancel_requested and isinstance(error, asyncio.CancelledError):
-        return CANCEL
+    if cancel_requested:
+        from asyncio import CancelledError  # not at `import bananas`
+
+        if isinstance(error, CancelledError):
+            return CANCEL
     if isinstance(error, Snooze):
         return Step(kind=OutcomeKind.SNOOZE, delay=max(0.0, error.delay))
     if isinstance(error, RateLimited):

@@ -1,6 +1,7 @@
 """``python -m bananas_core.runner``: runs one claim at a time for a worker, which starts it.
 
-Arguments: the pipe's file descriptor, the worker's pid, the app. ``def`` tasks have the main
+Arguments: the pipe's file descriptor, the worker's pid, the app. The first message in the pipe is
+what was read of the settings' sources. ``def`` tasks have the main
 thread for themselves; the event loop, with the pipe, the app's connections and ``async`` tasks,
 is on another one.
 """
@@ -40,7 +41,7 @@ from bananas_core.isolate import (
 from bananas_core.job import Claim, Outcome
 from bananas_core.link import read_frame
 from bananas_core.message import decode_body
-from bananas_core.processes import die_with_parent, inherit, watch_parent
+from bananas_core.processes import die_with_parent, inherit, set_up_logging, watch_parent
 from bananas_core.workflow.expand import expansion
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sock = inherit(int(fd))
-    app, error = _load(reference)
+    app, error = _load(reference, sock)
     calls: SimpleQueue[Call | None] = SimpleQueue()
     loop_thread = threading.Thread(
         target=_run_loop, args=(sock, app, error, calls), name="bananas-loop"
@@ -72,13 +73,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _load(reference: str) -> tuple[Bananas | None, str]:
-    from bananas_core.child import set_up_logging
+def _load(reference: str, sock: socket.socket) -> tuple[Bananas | None, str]:
+    from bananas_core.child import load_with_settings
     from bananas_core.probe import register_probe
-    from bananas_core.target import load_app
 
     try:
-        app = load_app(reference)
+        app, _ = load_with_settings(reference, sock)
         register_probe(app)
     except BananasError as error:
         return None, str(error)

@@ -1,24 +1,19 @@
-"""Settings: where each may come from, in which order, and what it may be.
+"""Settings: what each may be, and the values that a process works with.
 
-Order: given to ``Bananas(…)`` or as a flag > ``BANANAS_*`` > ``[tool.bananas]`` of the
-``pyproject.toml`` in the current folder > default. Imported when an app opens, not before.
+Where they are read from is in ``sources.py``; this file is free of pydantic, as worker processes
+import it, which get their settings from the supervisor.
 """
 
 from __future__ import annotations
 
-import tomllib
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+import msgspec
+from msgspec import Meta
 
 from bananas_core.errors import ConfigurationError
 from bananas_core.job import Retention
@@ -26,81 +21,59 @@ from bananas_core.urls import redact
 
 DEFAULT_URL: Final = "sqlite:///.bananas/bananas.db"
 PREFIX: Final = "BANANAS_"
+LISTS: Final = frozenset({"plugins", "routing_keys"})
+"""Settings that are several texts."""
 
 
-class Settings(BaseSettings):
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings. Durations in seconds, sizes in bytes unless said otherwise."""
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     broker_url: str = DEFAULT_URL
     """Where messages go, and by default records too."""
     result_backend_url: str | None = None
     """None: the ledger that goes with the broker."""
-    namespace: str = Field(default="bananas", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    namespace: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")] = "bananas"
     """Apps with different namespaces don't see each other on the same broker."""
-    plugins: Annotated[tuple[str, ...], NoDecode] = ()
+    plugins: tuple[str, ...] = ()
     """Plugins to enable by name, besides those given to ``Bananas(plugins=…)``."""
-    max_payload: int = Field(default=8 << 20, ge=1024)
+    max_payload: Annotated[int, Meta(ge=1024)] = 8 << 20
     """Largest payload or result as JSON."""
 
-    routing_keys: Annotated[tuple[str, ...], NoDecode] = ()
+    routing_keys: tuple[str, ...] = ()
     """What a worker consumes; empty: the keys of the app's tasks, and ``default``."""
-    concurrency: int = Field(default=16, ge=1)
+    concurrency: Annotated[int, Meta(ge=1)] = 16
     """Jobs at once in one worker process."""
-    processes: int = Field(default=1, ge=1)
+    processes: Annotated[int, Meta(ge=1)] = 1
     """Worker processes under one supervisor."""
-    grace: float = Field(default=30.0, ge=0)
+    grace: Annotated[float, Meta(ge=0)] = 30.0
     """How long running jobs may go on when a worker is told to stop."""
     pool: Literal["thread", "process"] = "thread"
     """Where ``def`` tasks run."""
-    max_jobs: int | None = Field(default=None, ge=1)
+    max_jobs: Annotated[int, Meta(ge=1)] | None = None
     """A worker process is replaced after this many jobs."""
-    max_memory: int | None = Field(default=None, ge=1)
+    max_memory: Annotated[int, Meta(ge=1)] | None = None
     """A worker process over this many MiB is replaced."""
-    health_port: int | None = Field(default=None, ge=0, le=65535)
+    health_port: Annotated[int, Meta(ge=0, le=65535)] | None = None
     """Where a worker answers health checks over HTTP; None: nowhere."""
-    health_host: str = Field(default="127.0.0.1", min_length=1)
+    health_host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     """The address for that. Any other than loopback shows host names, tasks and routing keys to
     whoever can reach it."""
 
-    retention_completed: float = Field(default=Retention().completed, ge=600)
+    retention_completed: Annotated[float, Meta(ge=600)] = Retention().completed
     """How long the record of a completed job is kept."""
-    retention_failed: float = Field(default=Retention().failed, ge=600)
+    retention_failed: Annotated[float, Meta(ge=600)] = Retention().failed
     """The same for a failed job."""
-    retention_cancelled: float = Field(default=Retention().cancelled, ge=600)
+    retention_cancelled: Annotated[float, Meta(ge=600)] = Retention().cancelled
     """The same for a cancelled job."""
-    retention_quarantined: float = Field(default=Retention().quarantined, ge=600)
+    retention_quarantined: Annotated[float, Meta(ge=600)] = Retention().quarantined
     """The same for a quarantined one, with its raw bytes."""
-    retention_events: float = Field(default=Retention().events, ge=60)
+    retention_events: Annotated[float, Meta(ge=60)] = Retention().events
     """How long changes of state can be read from the event feed."""
-    retention_most: int = Field(default=Retention().most, ge=1)
+    retention_most: Annotated[int, Meta(ge=1)] = Retention().most
     """Most final records kept."""
-
-    @field_validator("plugins", "routing_keys", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        """A comma-separated string, as environment variables have them."""
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what ``load_settings`` gives, which knows where each value is from."""
-        return (init_settings,)
 
     def __repr__(self) -> str:
         return f"<Settings {redact(self.broker_url)} namespace={self.namespace}>"
-
-    __str__ = __repr__
 
     @property
     def retention(self) -> Retention:
@@ -115,58 +88,62 @@ class Settings(BaseSettings):
         )
 
 
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """Settings with the place that each of them came from."""
 
-    def __init__(self, settings: Settings, sources: dict[str, str]) -> None:
-        self.settings = settings
-        self.sources = sources
+    settings: Settings = Settings()
+    sources: dict[str, str] = {}
 
 
-def load_settings(given: Mapping[str, Any], *, folder: Path | None = None) -> Loaded:
-    """Read all sources.
-
-    Args:
-        given: flags or arguments; None means not given.
-        folder: where ``pyproject.toml`` is looked for; default: the current one.
+def overlay(loaded: Loaded, values: Mapping[str, Any], source: str = "argument") -> Loaded:
+    """Put ``values`` before what was loaded; None means not given.
 
     Raises:
         ConfigurationError: an unknown name or an impossible value, and where it came from.
     """
-    places = {
-        "pyproject.toml": _from_pyproject(folder or Path.cwd()),
-        "environment": EnvSettingsSource(Settings)(),
-        "argument": {name: value for name, value in given.items() if value is not None},
-    }
-    values: dict[str, Any] = {}
-    sources = dict.fromkeys(Settings.model_fields, "default")
-    for place, found in places.items():
-        for name, value in found.items():
-            if name not in Settings.model_fields:
-                known = ", ".join(sorted(Settings.model_fields))
-                raise ConfigurationError(f"unknown setting {name!r} ({place}); known: {known}")
-            values[name] = value
-            sources[name] = f"{PREFIX}{name.upper()}" if place == "environment" else place
-    try:
-        return Loaded(Settings(**values), sources)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        raise ConfigurationError(
-            f"setting {name!r} (from {sources.get(name, 'argument')}): {first['msg']}"
-        ) from error
+    given = {name: value for name, value in values.items() if value is not None}
+    sources = {**loaded.sources, **dict.fromkeys(given, source)}
+    return check({**msgspec.structs.asdict(loaded.settings), **given}, sources)
 
 
-def _from_pyproject(folder: Path) -> dict[str, Any]:
-    path = folder / "pyproject.toml"
+def check(values: Mapping[str, Any], sources: Mapping[str, str]) -> Loaded:
+    """The settings with these values, from these places; what is missing is the default.
+
+    Raises:
+        ConfigurationError: an unknown name or an impossible value, and where it came from.
+    """
+    known = Settings.__struct_fields__
+    for name in values:
+        if name not in known:
+            place = sources.get(name, "argument")
+            listed = ", ".join(sorted(known))
+            raise ConfigurationError(f"unknown setting {name!r} ({place}); known: {listed}")
+    split = {name: _split(name, value) for name, value in values.items()}
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{path} can't be read: {error}") from error
-    table = data.get("tool", {}).get("bananas", {})
-    return {name.replace("-", "_"): value for name, value in table.items() if name != "app"}
+        settings = msgspec.convert(split, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at ")
+        found = _NAME.search(path)
+        name = found[0] if found else "?"
+        place = sources.get(name, "argument")
+        raise ConfigurationError(f"setting {name!r} (from {place}): {text}") from error
+    return Loaded(settings=settings, sources={name: sources.get(name, "default") for name in known})
+
+
+def environment() -> tuple[str, dict[str, str]]:
+    """What of this process settings are read from: the current folder, and variables."""
+    found = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    return os.getcwd(), found
+
+
+_NAME: Final = re.compile(r"\w+")
+
+
+def _split(name: str, value: Any) -> Any:
+    """A comma-separated string, as environment variables have lists."""
+    if name in LISTS and isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
 
 
 def make_default_folder(url: str) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from bananas_core.job import (
+    EXPIRED,
     FINAL,
     TIMELINE,
     AttemptInfo,
@@ -50,7 +51,6 @@ MAX_DEATHS: Final = 3
 SUSPECT_DEATHS: Final = 2
 """From this many deaths on, a job runs alone in a fresh process."""
 
-EXPIRED: Final = "JobExpired"
 POISON: Final = "PoisonPill"
 
 

@@ -1,7 +1,11 @@
-"""The parent of worker processes: starts them, renews for them, replaces them, stops them.
+"""``python -m bananas_core.supervisor``: the parent of worker processes. Starts them, renews for
+them, replaces them, stops them. ``bananas worker`` becomes this program once it knows its options.
 
 It never imports the app: user code runs in the children only, so that nothing of it can block
-or bring down the process that keeps the claims.
+or bring down the process that keeps the claims. It tells each child what was read of the settings'
+sources, so that neither has to import what reads them.
+
+Argument: the descriptor of a file with a ``SupervisorConfig`` in msgpack. Others are for ``ps``.
 """
 
 from __future__ import annotations
@@ -10,8 +14,9 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -21,8 +26,10 @@ from bananas_core.clock import Clock, SystemClock
 from bananas_core.errors import BananasError
 from bananas_core.health import WorkerHealth
 from bananas_core.health_server import HealthServer
-from bananas_core.pipe import Stop
-from bananas_core.processes import spawn
+from bananas_core.launch import SupervisorConfig
+from bananas_core.pipe import Sources, Stop
+from bananas_core.processes import set_up_logging, spawn
+from bananas_core.settings import Loaded
 from bananas_core.upkeep import Pairs, end_session, renew_child
 
 log = logging.getLogger("bananas.supervisor")
@@ -37,17 +44,10 @@ BURY_WITHIN: Final = 1.0
 """Seconds at the very end for the ledger to end the sessions of dead children."""
 PAUSED: Final = 2.0
 """A gap between two looks, in seconds, that means: we were stopped, not the children slow."""
+READ_WITHIN: Final = 20.0
+"""Seconds for another process to read the settings' sources."""
 FORGIVE: Final = 5.0
 """Seconds after such a gap during which nobody is killed for being late."""
-
-
-class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """``app`` as ``package.module:attribute``; ``flags`` are settings (``settings.py``) that go
-    before all others, without those not given."""
-
-    app: str
-    flags: Mapping[str, Any] = {}
-    name: str = "worker"
 
 
 class Slot:
@@ -67,6 +67,7 @@ class Supervisor:
 
     def __init__(self, config: SupervisorConfig, *, clock: Clock | None = None) -> None:
         self._config = config
+        self._sources = config.sources
         self._clock = clock or SystemClock()
         self._slots = [Slot(0)]
         self._children: set[Child] = set()
@@ -221,6 +222,7 @@ class Supervisor:
         process, sock = spawn("bananas_core.child", [config.app, str(slot), flags])
         child = Child(slot, process, sock, self._clock)
         self._children.add(child)
+        child.tell(Sources(loaded=self._sources))
         return child
 
     def _announce(self) -> None:
@@ -250,6 +252,7 @@ class Supervisor:
 
     async def _reload(self) -> None:
         """Replace each child: the old one is told to stop when the new one consumes."""
+        self._sources = await read_sources()
         for slot in list(self._slots):
             new = self._start(slot.index)
             while new in self._children and new.ready_at is None:
@@ -294,3 +297,36 @@ class Supervisor:
             await self._pairs.close()
         except BananasError as error:
             log.debug("a connection did not close: %s", error)
+
+
+async def read_sources() -> Loaded | None:
+    """Have a process read what the environment and ``pyproject.toml`` say now. None if it can't:
+    children that read them themselves find out why."""
+    command = [sys.executable, "-m", "bananas_core.sources"]
+    process = None
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        async with asyncio.timeout(READ_WITHIN):
+            said, _ = await process.communicate()
+        return msgspec.msgpack.decode(said, type=Loaded) if process.returncode == 0 else None
+    except (OSError, msgspec.MsgspecError) as error:  # a TimeoutError is an OSError
+        log.warning("each worker process reads the settings itself: %s", str(error) or "no answer")
+        return None
+    finally:
+        if process is not None and process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The process's exit code."""
+    with os.fdopen(int(arguments[0]), "rb") as file:
+        config = msgspec.msgpack.decode(file.read(), type=SupervisorConfig)
+    set_up_logging()
+    return Supervisor(config).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -9,7 +9,6 @@ import importlib
 import os
 import re
 import sys
-import tomllib
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -43,6 +42,8 @@ def default_app() -> str | None:
     named = os.environ.get(APP_VARIABLE)
     if named:
         return named
+    import tomllib
+
     try:
         table = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -33,7 +33,8 @@ from rich.progress import (
 from benchmarks.environments import PEERS, ROOT, CannotInstall, Subject, our_subjects, peer
 from benchmarks.lab import Lab
 from benchmarks.plan import FULL, QUICK, Profile, Step, steps
-from benchmarks.report import Report, Sample, summarise, tables
+from benchmarks.report import Report, Sample, place, summarise
+from benchmarks.tables import tables
 from integration.servers import RedisServer, ValkeyServer
 from integration.servers.redis import Fsync
 
@@ -142,7 +143,7 @@ def run(wanted: Sequence[Step], lab: Lab, end: float, console: Console) -> Itera
                 if not console.is_terminal and step.measure != told:  # a log has no moving bar
                     told = step.measure
                     console.print(f"{time.monotonic() - begun:4.0f} s  {told}")
-                at = "" if step.x is None else f" at {step.x:,.0f}"
+                at = "" if step.x is None else f" at {place(step.x)}"
                 progress.update(bar, description=f"{step.measure}{at}: {step.subject}")
                 yield take(step, lab, end)
                 progress.advance(bar)

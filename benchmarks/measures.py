@@ -9,6 +9,7 @@ from typing import Any, Final
 from benchmarks.environments import Subject
 from benchmarks.lab import Lab, Run, SubjectFailed, WorkerProcess, look, server_cpu
 from integration.servers import RedisServer
+from integration.servers.redis import Fsync
 
 Figures = dict[str, float]
 """By name; what they mean is said in ``report.MEASURES``. ``jobs`` is how many were measured,
@@ -32,12 +33,22 @@ def importing(lab: Lab, subject: Subject) -> Figures:
 def submit(lab: Lab, subject: Subject, jobs: int) -> Figures:
     """Calls one after another."""
     with lab.run(subject, jobs) as run:
-        found: list[float] = run.produce("submit", jobs)["durations"]
-        return {"p50": percentile(found, 50), "p99": percentile(found, 99), "jobs": len(found)}
+        before = server_cpu(lab.server)
+        said = run.produce("submit", jobs)
+        found: list[float] = said["durations"]
+        return {
+            "p50": percentile(found, 50),
+            "p99": percentile(found, 99),
+            "submit_cpu_us": said["cpu"] / len(found) * 1e6,
+            "submit_server_cpu_us": (server_cpu(lab.server) - before) / len(found) * 1e6,
+            "jobs": len(found),
+        }
 
 
-def flow(lab: Lab, subject: Subject, jobs: int, **options: Any) -> Figures:
-    """Bulk submit, then one worker that finds all of it in the queue."""
+def flow(lab: Lab, subject: Subject, jobs: int, ahead: int = 0, **options: Any) -> Figures:
+    """Bulk submit, then one worker that finds all of it in the queue. ``ahead``: so many more jobs
+    come first and warm the worker up; ``jobs`` are queued when the drain is measured."""
+    jobs += ahead
     with lab.run(subject, jobs, **options) as run:
         before = server_cpu(lab.server)
         bulk = run.produce("bulk", jobs)
@@ -47,27 +58,38 @@ def flow(lab: Lab, subject: Subject, jobs: int, **options: Any) -> Figures:
             "bulk_server_cpu_us": (server_cpu(lab.server) - before) / jobs * 1e6,
         }
         with run.worker() as worker:
-            return figures | drain(run, worker, jobs)
+            return figures | drain(run, worker, jobs, ahead)
 
 
-def drain(run: Run, worker: WorkerProcess, jobs: int) -> Figures:
+def durable(lab: Lab, subject: Subject, jobs: int, fsync: Fsync, **options: Any) -> Figures:
+    """``flow`` on a server of its own with an append-only file."""
+    with RedisServer(appendonly=True, appendfsync=fsync) as server:
+        return flow(Lab(server, lab.folder, lab.bananas_url), subject, jobs, **options)
+
+
+def drain(run: Run, worker: WorkerProcess, jobs: int, ahead: int = 0) -> Figures:
     """From the first to the last start, as the tasks see it; CPU between two looks in between."""
-    while not run.cells[1] and not run.started(jobs):
-        run.wait_for(1, worker, 0.0)
+    run.wait_for_any(worker)
+    if ahead:
+        run.wait_for(ahead, worker, DRAIN_SECONDS)
     first = look(worker, run.server)
     run.wait_for(jobs, worker, DRAIN_SECONDS)
     last = look(worker, run.server)
-    starts = [cell for cell in run.cells[1 : jobs + 1] if cell]
-    begun, ended = min(starts), max(starts)
-    between = sum(first.at < cell <= last.at for cell in starts)
-    return {
+    starts = sorted(cell for cell in run.cells[1 : jobs + 1] if cell)[ahead:]
+    if not starts:
+        raise SubjectFailed(f"the first {ahead} jobs took too long: {worker.log()}")
+    begun, ended = starts[0], starts[-1]
+    figures = {
         "drain": (len(starts) - 1) / (ended - begun) if ended > begun else 0.0,
-        "worker_cpu_us": (last.worker - first.worker) / max(1, between) * 1e6,
-        "server_cpu_us": (last.server - first.server) / max(1, between) * 1e6,
         "jobs": len(starts),
-        "short": jobs - len(starts),
+        "short": jobs - ahead - len(starts),
         "twice": run.twice,
     }
+    between = sum(first.at < cell <= last.at for cell in starts)
+    if between > len(starts) / 5:  # else the first look came too late to tell anything
+        figures["worker_cpu_us"] = (last.worker - first.worker) / between * 1e6
+        figures["server_cpu_us"] = (last.server - first.server) / between * 1e6
+    return figures
 
 
 def idle(lab: Lab, subject: Subject, jobs: int) -> Figures:
@@ -77,15 +99,20 @@ def idle(lab: Lab, subject: Subject, jobs: int) -> Figures:
         with run.worker() as worker:
             run.wait_for(1, worker, DRAIN_SECONDS)
             time.sleep(IDLE_AFTER)
-            memory = worker.memory()
+            memory, largest = worker.memory(), worker.largest()
+            before = look(worker, run.server)
             made: list[float] = run.produce("latency", jobs)["made"]
             run.wait_for(jobs + 1, worker, DRAIN_SECONDS)
+            after = look(worker, run.server)
             starts = run.cells[2 : jobs + 2]
             waits = [start - at for start, at in zip(starts, made, strict=True) if start]
             if not waits:
                 raise SubjectFailed(f"no job started: {worker.log()}")
             return {
                 "memory": memory,
+                "largest": largest,
+                "worker_cpu_us": (after.worker - before.worker) / len(waits) * 1e6,
+                "server_cpu_us": (after.server - before.server) / len(waits) * 1e6,
                 "latency_p50": percentile(waits, 50),
                 "latency_p99": percentile(waits, 99),
                 "jobs": len(waits),

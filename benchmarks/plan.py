@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from bananas_core.settings import Settings
 from benchmarks import measures
 from benchmarks.environments import Subject
 from benchmarks.lab import Lab
@@ -18,8 +19,27 @@ TIGHT: Final = "tight loop"
 SIMPLE: Final = "simple loop"
 LOOPS_TOO: Final = ("depth", "payload")
 """Curves that the loops have, too."""
+JUDGED: Final = ("depth", "keys", "priorities", "ways")
+"""Curves with a target (``report.TARGETS``): ours is measured more often."""
+AHEAD: Final = 5_000
+"""Jobs that warm a worker up before a drain by depth: else a thousand jobs would tell of its start
+only."""
+BEST: Final = "100 at once"
+DEFAULT: Final = f"{Settings().concurrency} at once (default)"
+THREADS: Final = "`def` task in threads, 100 at once"
+EVERYSEC: Final = "append-only file, everysec"
+ALWAYS: Final = "append-only file, always"
 MOST_BYTES: Final = 100_000_000
 """All payloads of one point together."""
+
+
+WAYS: Final[dict[str, dict[str, Any]]] = {
+    BEST: {},
+    DEFAULT: {"concurrency": Settings().concurrency},
+    THREADS: {"plain": True},
+    EVERYSEC: {"fsync": "everysec"},
+    ALWAYS: {"fsync": "always"},
+}
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +64,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     processes: Sequence[int] = (1, 2, 4)
     curve_jobs: int = 20_000
     curve_rounds: int = 1
+    judged_rounds: int = 3
 
 
 QUICK: Final = Profile(
@@ -86,7 +107,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     measure: str
     subject: str
     round: int
-    x: float | None = None
+    x: float | str | None = None
     together: bool = False
     call: Callable[[Lab], Figures]
 
@@ -136,18 +157,25 @@ def curves(profile: Profile, subjects: Sequence[Subject]) -> Iterator[Step]:
     """How Bananas, and the loops where they have such a thing, change with size and number."""
     ours = [s for s in subjects if s.name == BANANAS]
     with_loops = [s for s in subjects if not s.peer]
-    for number in range(profile.curve_rounds):
+    for number in range(max(profile.curve_rounds, profile.judged_rounds)):
         for curve, x, jobs, options in points(profile):
+            judged = curve in JUDGED
             for subject in with_loops if curve in LOOPS_TOO else ours:
-                call = partial(measures.flow, subject=subject, jobs=jobs, **options)
+                mine = judged and subject.name == BANANAS
+                if number >= (profile.judged_rounds if mine else profile.curve_rounds):
+                    continue
+                function = measures.durable if "fsync" in options else measures.flow
+                call = partial(function, subject=subject, jobs=jobs, **options)
                 yield Step(measure=curve, subject=subject.name, round=number, x=x, call=call)
 
 
-def points(profile: Profile) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
+def points(profile: Profile) -> Iterator[tuple[str, int | str, int, dict[str, Any]]]:
     """Curve, place on it, how many jobs, and the options that make the difference."""
     p, jobs = profile, profile.curve_jobs
+    for way, options in WAYS.items():
+        yield "ways", way, jobs, {"results": True, **options}
     for depth in p.depths:
-        yield "depth", depth, depth, {"results": True}
+        yield "depth", depth, depth, {"results": True, "ahead": AHEAD}
     for keys in p.keys:
         yield "keys", keys, jobs, {"results": True, "keys": keys}
     for count in p.priorities:

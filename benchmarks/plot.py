@@ -29,11 +29,10 @@ def plot(report: Report, rates: Path, scaling: Path) -> None:
             draw_rates(axis, item)
         save(figure, rates)
         plt.close(figure)
-    if report.curves:
-        figure, axes = plt.subplots(
-            1, len(report.curves), figsize=(2.9 * len(report.curves), 3.2), squeeze=False
-        )
-        for axis, line in zip(axes[0], report.curves, strict=True):
+    lines = [line for line in report.curves if not isinstance(line.points[0].x, str)]
+    if lines:
+        figure, axes = plt.subplots(1, len(lines), figsize=(2.9 * len(lines), 3.2), squeeze=False)
+        for axis, line in zip(axes[0], lines, strict=True):
             draw_curve(axis, line)
         save(figure, scaling)
         plt.close(figure)
@@ -64,7 +63,7 @@ def draw_curve(axis: Any, line: Curve) -> None:
         axis.plot(xs, [point.value for point in points], "o-", ms=3, color=colour, label=subject)
         low, high = [point.low for point in points], [point.high for point in points]
         axis.fill_between(xs, low, high, color=colour, alpha=0.2)
-    if max(point.x for point in line.points) > 10:
+    if max(float(point.x) for point in line.points) > 10:
         axis.set_xscale("log")
     if len({point.subject for point in line.points}) > 1:  # orders of magnitude apart
         axis.set_yscale("log")

@@ -1,16 +1,15 @@
-"""From samples to medians, ranges and ratios: what is printed and written as JSON."""
+"""From samples to medians, ranges and ratios: what is written as JSON, and printed."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import msgspec
-from rich.table import Table
 
 from benchmarks.measures import DRAIN_SECONDS, GIVE_UP, Figures
-from benchmarks.plan import SIMPLE, TIGHT
+from benchmarks.plan import BANANAS, DEFAULT, SIMPLE, THREADS, TIGHT
 
 SCHEMA: Final = "bananas-bench/1"
 
@@ -30,6 +29,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the figures with the client's or worker's and the server's CPU per job."""
 
 
+SUBMIT_CPU: Final = ("submit_cpu_us", "submit_server_cpu_us")
 WORKER_CPU: Final = ("worker_cpu_us", "server_cpu_us")
 BULK_CPU: Final = ("bulk_cpu_us", "bulk_server_cpu_us")
 MEASURES: Final = (
@@ -40,6 +40,7 @@ MEASURES: Final = (
         figure="p50",
         unit="s",
         better="lower",
+        cpu=SUBMIT_CPU,
     ),
     Kind(
         id="submit_p99",
@@ -83,6 +84,7 @@ MEASURES: Final = (
         figure="latency_p50",
         unit="s",
         better="lower",
+        cpu=WORKER_CPU,
     ),
     Kind(
         id="latency_p99",
@@ -94,9 +96,17 @@ MEASURES: Final = (
     ),
     Kind(
         id="memory",
-        title="Memory of an idle worker",
+        title="Memory of an idle worker, all its processes (PSS)",
         step="idle",
         figure="memory",
+        unit="bytes",
+        better="lower",
+    ),
+    Kind(
+        id="largest",
+        title="Memory of an idle worker, its largest process (RSS)",
+        step="idle",
+        figure="largest",
         unit="bytes",
         better="lower",
     ),
@@ -118,11 +128,33 @@ MEASURES: Final = (
     ),
 )
 CURVES: Final = {
+    "ways": ("Drain with results in other ways", "how"),
     "depth": ("Drain with results by queued jobs", "jobs queued"),
     "keys": ("Drain with results by routing keys", "routing keys"),
     "priorities": ("Drain with results by priorities in use", "priorities"),
     "payload": ("Drain without results by payload", "bytes of payload"),
     "processes": ("Drain with results by worker processes", "worker processes"),
+}
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """Which share of another rate Bananas is to reach. ``base``: the rate at the first place of the
+    curve, or the highest of all; ``least``: at each place, or at those named."""
+
+    base: Literal["first", "highest"] = "first"
+    least: float | dict[str, float]
+
+    def at(self, x: float | str) -> float | None:
+        if isinstance(self.least, dict):
+            return self.least.get(str(x))
+        return self.least
+
+
+TARGETS: Final = {
+    "ways": Target(least={DEFAULT: 0.6, THREADS: 0.4}),
+    "depth": Target(base="highest", least=0.8),
+    "priorities": Target(least=0.75),
+    "keys": Target(least=0.7),
 }
 
 
@@ -132,7 +164,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     measure: str
     subject: str
     round: int
-    x: float | None = None
+    x: float | str | None = None
     figures: Figures = {}
     failed: str | None = None
 
@@ -163,12 +195,16 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
-    x: float
+    x: float | str
     value: float
     low: float
     high: float
-    client_cpu_us: float
-    server_cpu_us: float
+    client_cpu_us: float | None
+    server_cpu_us: float | None
+    share: float | None = None
+    """Of the base: the median of each round's own share."""
+    least: float | None = None
+    """The target for that; Bananas only."""
     note: str = ""
 
 
@@ -176,6 +212,8 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     title: str
     x_label: str
+    base: Literal["first", "highest"] = "first"
+    """Of which the points are shares."""
     points: list[Point]
 
 
@@ -201,7 +239,7 @@ def summarise(
         measures=[m for m in (measure(kind, good) for kind in MEASURES) if m.rows],
         curves=[c for c in (curve(id, good) for id in CURVES) if c.points],
         failures=[
-            f"{s.subject}, {s.measure}{'' if s.x is None else f' at {s.x:g}'}: {s.failed}"
+            f"{s.subject}, {s.measure}{'' if s.x is None else f' at {place(s.x)}'}: {s.failed}"
             for s in samples
             if s.failed is not None
         ],
@@ -220,7 +258,7 @@ def measure(kind: Kind, samples: Sequence[Sample]) -> Measure:
         values = [s.figures[kind.figure] for s in found]
         cpu: list[float | None] = [None, None]
         if kind.cpu is not None:
-            cpu = [middle(s.figures[name] for s in found) for name in kind.cpu]
+            cpu = [middle(found, name) for name in kind.cpu]
         rows.append(
             Row(
                 subject=subject,
@@ -245,6 +283,8 @@ def ratio(samples: Sequence[Sample], figure: str, loop: dict[int, float]) -> flo
 
 def curve(id: str, samples: Sequence[Sample]) -> Curve:
     mine = [s for s in samples if s.measure == id]
+    target = TARGETS.get(id)
+    base: Literal["first", "highest"] = "first" if target is None else target.base
     points = []
     for subject, x in dict.fromkeys((s.subject, s.x) for s in mine):
         found = [s for s in mine if (s.subject, s.x) == (subject, x)]
@@ -257,17 +297,37 @@ def curve(id: str, samples: Sequence[Sample]) -> Curve:
                 value=statistics.median(values),
                 low=min(values),
                 high=max(values),
-                client_cpu_us=middle(s.figures["worker_cpu_us"] for s in found),
-                server_cpu_us=middle(s.figures["server_cpu_us"] for s in found),
+                client_cpu_us=middle(found, "worker_cpu_us"),
+                server_cpu_us=middle(found, "server_cpu_us"),
+                share=share(found, [s for s in mine if s.subject == subject], base),
+                least=target.at(x) if target is not None and subject == BANANAS else None,
                 note=notes(found),
             )
         )
     title, label = CURVES[id]
-    return Curve(id=id, title=title, x_label=label, points=points)
+    return Curve(id=id, title=title, x_label=label, base=base, points=points)
 
 
-def middle(values: Iterable[float]) -> float:
-    return statistics.median(values)
+def share(
+    found: Sequence[Sample], mine: Sequence[Sample], base: Literal["first", "highest"]
+) -> float | None:
+    """Of one place's samples, beside all of the same subject."""
+    shares = []
+    for sample in found:
+        beside = [s for s in mine if s.round == sample.round]
+        if base == "highest":
+            whole = max(s.figures["drain"] for s in beside)
+        else:
+            whole = next((s.figures["drain"] for s in beside if s.x == mine[0].x), 0.0)
+        if whole:
+            shares.append(sample.figures["drain"] / whole)
+    return statistics.median(shares) if shares else None
+
+
+def middle(samples: Sequence[Sample], figure: str) -> float | None:
+    """The median of those that have it."""
+    found = [s.figures[figure] for s in samples if figure in s.figures]
+    return statistics.median(found) if found else None
 
 
 def notes(samples: Sequence[Sample]) -> str:
@@ -282,55 +342,5 @@ def notes(samples: Sequence[Sample]) -> str:
     return "; ".join(found)
 
 
-SHOW: Final[dict[str, Callable[[float], str]]] = {
-    "jobs/s": lambda value: f"{value:,.0f}",
-    "bytes": lambda value: f"{value / (1 << 20):.0f} MiB",
-    "s": lambda value: f"{value:.1f} s" if value >= 1 else shown_small(value),
-}
-
-
-def marks(note: str) -> str:
-    return " *" if note else ""
-
-
-def shown_small(seconds: float) -> str:
-    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
-
-
-def tables(report: Report) -> list[Table]:
-    """For people, on a terminal."""
-    made = []
-    for item in report.measures:
-        show = SHOW[item.unit]
-        names = ["subject", item.unit, "range", "× simple", "× tight"]
-        table = Table(title=f"{item.title} ({item.better} is better)", title_justify="left")
-        with_cpu = any(row.client_cpu_us is not None for row in item.rows)
-        for name in [*names, *(["CPU µs/job", "server"] if with_cpu else []), "note"]:
-            table.add_column(name, justify="left" if name in ("subject", "note") else "right")
-        for row in item.rows:
-            cpu = [f"{v:.1f}" for v in (row.client_cpu_us, row.server_cpu_us) if v is not None]
-            table.add_row(
-                row.subject,
-                show(row.value),
-                f"{show(row.low)} – {show(row.high)}",
-                *("" if v is None else f"{v:.3g}" for v in (row.to_simple, row.to_tight)),
-                *cpu,
-                row.note,
-            )
-        made.append(table)
-    for line in report.curves:
-        table = Table(title=line.title, title_justify="left")
-        subjects = list(dict.fromkeys(point.subject for point in line.points))
-        table.add_column(line.x_label, justify="right")
-        for subject in subjects:
-            table.add_column(f"{subject}, jobs/s", justify="right")
-        for x in dict.fromkeys(point.x for point in line.points):
-            at = {point.subject: point for point in line.points if point.x == x}
-            table.add_row(
-                f"{x:,.0f}",
-                *(f"{at[s].value:,.0f}{marks(at[s].note)}" if s in at else "" for s in subjects),
-            )
-        notes_below = dict.fromkeys(f"* {p.subject}: {p.note}" for p in line.points if p.note)
-        table.caption = "\n".join(notes_below) or None
-        made.append(table)
-    return made
+def place(x: float | str) -> str:
+    return x if isinstance(x, str) else f"{x:,.0f}"

@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks import measures
 from benchmarks.environments import PEERS, ROOT, Subject, literals, our_subjects
-from benchmarks.lab import Lab, SubjectFailed, WorkerProcess, family
-from benchmarks.plan import FULL, QUICK, Profile, steps
-from benchmarks.report import Report, Sample, summarise
+from benchmarks.lab import Lab, SubjectFailed, WorkerProcess, cpu_of, family, worker_command
+from benchmarks.plan import BANANAS, FULL, QUICK, WAYS, Profile, steps
+from benchmarks.report import TARGETS, Report, Sample, summarise
 from benchmarks.subjects.common import Options, make_cells
 from integration.servers import RedisServer
 from integration.servers.need import need
@@ -58,12 +58,16 @@ def test_an_idle_worker_starts_what_comes(lab: Lab, name: str) -> None:
     assert figures["jobs"] == 20
     assert 0 < figures["latency_p50"] <= figures["latency_p99"] < 1
     assert figures["memory"] > 1_000_000
+    assert 1_000_000 < figures["largest"] < 200_000_000
+    assert figures["worker_cpu_us"] > 0
+    assert figures["server_cpu_us"] > 0
 
 
 def test_sequential_submits_and_imports_are_timed(lab: Lab) -> None:
     figures = measures.submit(lab, subject("Bananas"), 50)
     assert figures["jobs"] == 49
     assert 0 < figures["p50"] <= figures["p99"] < 1
+    assert figures["submit_cpu_us"] > 0
     assert 0 < measures.importing(lab, subject("Bananas"))["seconds"] < 5
 
 
@@ -73,6 +77,31 @@ def test_keys_priorities_payload_and_processes_reach_the_subject(lab: Lab) -> No
     )
     assert figures["jobs"] == 600
     assert figures["short"] == figures["twice"] == 0
+
+
+@needs_extra
+def test_a_worker_is_warm_when_the_drain_is_measured(lab: Lab) -> None:
+    figures = measures.flow(lab, subject("Bananas"), 500, ahead=1_000, results=True)
+    assert figures["jobs"] == 500
+    assert figures["short"] == figures["twice"] == 0
+    assert figures["drain"] > 0
+
+
+def test_other_ways_reach_the_subject(lab: Lab, tmp_path: Path) -> None:
+    for way, options in WAYS.items():
+        redis = Lab(lab.server, tmp_path)
+        function = measures.durable if "fsync" in options else measures.flow
+        figures = function(redis, subject("Bananas"), 300, results=True, **options)
+        assert (figures["jobs"], figures["short"], figures["twice"]) == (300, 0, 0), way
+    plain = Options(plain=True, concurrency=7)
+    assert worker_command(subject("Bananas"), plain)[-4:-2] == ["--concurrency", "7"]
+
+
+def test_cpu_is_exact_to_less_than_a_tick() -> None:
+    begun, before = time.process_time(), cpu_of(os.getpid())
+    while time.process_time() < begun + 0.025:
+        pass
+    assert 0.024 < cpu_of(os.getpid()) - before < 0.029
 
 
 def test_a_subject_that_fails_says_why(lab: Lab) -> None:
@@ -160,6 +189,54 @@ def test_ratios_are_medians_of_each_round_s_own_pair() -> None:
     assert (row.value, row.low, row.high, row.rounds) == (400.0, 50.0, 400.0, 3)
     assert row.to_simple == 1.0
     assert row.to_tight is None
+
+
+def point(x: float | str, round: int, drain: float, measure: str, subject: str = BANANAS) -> Sample:
+    figures = {"drain": drain, "worker_cpu_us": 2.0, "server_cpu_us": 1.0}
+    return Sample(measure=measure, subject=subject, round=round, x=x, figures=figures)
+
+
+def test_shares_are_medians_of_each_rounds_own() -> None:
+    rates = {1: (100.0, 10.0, 200.0), 1000: (80.0, 9.0, 100.0)}
+    samples = [point(x, n, r, "keys") for x, rs in rates.items() for n, r in enumerate(rs)]
+    first, last = report_of(samples).curves[0].points
+    assert (first.share, last.share) == (1.0, 0.8)
+    assert (last.least, last.client_cpu_us, last.server_cpu_us) == (0.7, 2.0, 1.0)
+
+
+def test_flat_means_beside_the_highest() -> None:
+    rates = {1_000: 70.0, 10_000: 100.0, 100_000: 90.0}
+    (line,) = report_of([point(x, 0, r, "depth") for x, r in rates.items()]).curves
+    assert line.base == "highest"
+    assert [p.share for p in line.points] == [0.7, 1.0, 0.9]
+    assert {p.least for p in line.points} == {0.8}
+
+
+def test_targets_are_for_the_places_that_they_name() -> None:
+    points = report_of([point(way, 0, 10.0, "ways") for way in WAYS]).curves[0].points
+    assert [p.least for p in points] == [None, 0.6, 0.4, None, None]
+    loop = report_of([point(1_000, 0, 1.0, "depth", "simple loop")]).curves[0].points
+    assert loop[0].least is None
+
+
+@pytest.mark.parametrize("profile", [QUICK, FULL], ids=lambda profile: profile.name)
+def test_each_target_has_its_measure(profile: Profile) -> None:
+    found = list(steps(profile, our_subjects()))
+    for id, target in TARGETS.items():
+        mine = [s for s in found if s.measure == id and s.subject == BANANAS]
+        assert len(mine) >= 3 * len({s.x for s in mine}), "three rounds, for a median"
+        if isinstance(target.least, dict):
+            assert set(target.least) <= {s.x for s in mine}
+    ends = {
+        "keys": (1, 1_000),
+        "priorities": (1, 101),
+        "processes": (1, 4),
+        "payload": (100, 10**5),
+    }
+    ends["depth"] = (1_000, 1_000_000 if profile is FULL else 100_000)
+    for id, (low, high) in ends.items():
+        xs = [s.x for s in found if s.measure == id]
+        assert (min(xs), max(xs)) == (low, high)
 
 
 def test_what_spoils_a_figure_is_said_beside_it() -> None:

@@ -19,7 +19,8 @@ TABLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "Wait and cost": (
         ("latency_p50", "submit to start, p50"),
         ("latency_p99", "p99"),
-        ("memory", "idle worker"),
+        ("memory", "idle worker, all of it"),
+        ("largest", "its largest process"),
         ("import", "import"),
         ("redelivery", "start after kill -9"),
     ),
@@ -63,10 +64,11 @@ def figures(data: dict[str, Any]) -> Iterator[str]:
 
 
 def table(subjects: list[dict[str, Any]], shown: list[tuple[dict[str, Any], str]]) -> Iterator[str]:
-    """A row a subject. Rates come with their range, ratios to both loops and CPU per job."""
+    """A row a subject. Figures come with their range; rates with the ratios to both loops; what
+    has CPU per job, with that."""
     head, rule = ["subject"], ["---"]
     for measure, label in shown:
-        extra = ["× simple / tight", "CPU µs/job + server"] if measure["id"] in WITH_RATIOS else []
+        extra = extras(measure)
         head += [label, *extra]
         rule += ["--:"] * (1 + len(extra))
     yield f"| {' | '.join(head)} |"
@@ -75,9 +77,16 @@ def table(subjects: list[dict[str, Any]], shown: list[tuple[dict[str, Any], str]
         cells = [subject["name"]]
         for measure, _ in shown:
             row = next((r for r in measure["rows"] if r["subject"] == subject["name"]), None)
-            extra = 2 if measure["id"] in WITH_RATIOS else 0
-            cells += [""] * (1 + extra) if row is None else cells_of(measure, row)
+            cells += [""] * (1 + len(extras(measure))) if row is None else cells_of(measure, row)
         yield f"| {' | '.join(cells)} |"
+
+
+def extras(measure: dict[str, Any]) -> list[str]:
+    """The columns beside a measure's own."""
+    found = ["× simple / tight"] if measure["id"] in WITH_RATIOS else []
+    if any(row["client_cpu_us"] is not None for row in measure["rows"]):
+        found.append("CPU µs/job + server")
+    return found
 
 
 def cells_of(measure: dict[str, Any], row: dict[str, Any]) -> list[str]:
@@ -87,35 +96,60 @@ def cells_of(measure: dict[str, Any], row: dict[str, Any]) -> list[str]:
         value += f" ({show(row['low'])} – {show(row['high'])})"
     if row["note"]:
         value = row["note"] if "not within" in row["note"] else f"{value}; {row['note']}"
-    if measure["id"] not in WITH_RATIOS:
-        return [value]
-    ratios = [row["to_simple"], row["to_tight"]]
-    cpu = [row["client_cpu_us"], row["server_cpu_us"]]
-    return [
-        value,
-        " / ".join("–" if ratio is None else f"{ratio:.2g}" for ratio in ratios),
-        " + ".join(f"{part:.1f}" for part in cpu),
-    ]
+    cells = [value]
+    if measure["id"] in WITH_RATIOS:
+        ratios = [row["to_simple"], row["to_tight"]]
+        cells.append(" / ".join("–" if ratio is None else f"{ratio:.2g}" for ratio in ratios))
+    if len(extras(measure)) > len(cells) - 1:
+        cells.append(cpu_of(row))
+    return cells
+
+
+def cpu_of(found: dict[str, Any]) -> str:
+    if found["client_cpu_us"] is None:
+        return "–"
+    return f"{found['client_cpu_us']:.1f} + {found['server_cpu_us']:.1f}"
 
 
 def curves(found: list[dict[str, Any]]) -> Iterator[str]:
     for curve in found:
         subjects = list(dict.fromkeys(point["subject"] for point in curve["points"]))
         yield f"### {curve['title']}\n"
-        yield f"| {curve['x_label']} | {' | '.join(subjects)} |"
-        yield f"|--:|{'--:|' * len(subjects)}"
+        head = [curve["x_label"]]
+        for subject in subjects:
+            head += [subject, "CPU µs/job + server"]
+            if subject == "Bananas":
+                head.append(f"share of the {curve['base']}")
+        yield f"| {' | '.join(head)} |"
+        yield f"|{'--:|' * len(head)}"
         for x in dict.fromkeys(point["x"] for point in curve["points"]):
             at = {p["subject"]: p for p in curve["points"] if p["x"] == x}
-            rates = [shown_point(at[s]) if s in at else "" for s in subjects]
-            yield f"| {x:,.0f} | {' | '.join(rates)} |"
+            cells = [place(x)]
+            for subject in subjects:
+                cells += point_cells(at.get(subject), subject == "Bananas")
+            yield f"| {' | '.join(cells)} |"
         yield ""
         for point in curve["points"]:
             if point["note"]:
-                yield f"\\* {point['subject']} at {point['x']:,.0f}: {point['note']}.\n"
+                yield f"\\* {point['subject']} at {place(point['x'])}: {point['note']}.\n"
 
 
-def shown_point(point: dict[str, Any]) -> str:
-    return f"{point['value']:,.0f}" + (" \\*" if point["note"] else "")
+def point_cells(point: dict[str, Any] | None, with_share: bool) -> list[str]:
+    """Rate, CPU and, with the target, the share of the curve's base."""
+    if point is None:
+        return [""] * (3 if with_share else 2)
+    cells = [f"{point['value']:,.0f}" + (" \\*" if point["note"] else ""), cpu_of(point)]
+    if with_share:
+        share, least = point["share"], point["least"]
+        text = "" if share is None else f"{share:.2f}"
+        if share is not None and least is not None:
+            text += f" (target {least:g}{'' if share >= least else ', missed'})"
+        cells.append(text)
+    return cells
+
+
+def place(x: float | str) -> str:
+    return x if isinstance(x, str) else f"{x:,.0f}"
 
 
 def seconds(value: float) -> str:

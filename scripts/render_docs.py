@@ -240,14 +240,15 @@ Passwords are not shown in logs or errors.
 
 
 def settings() -> str:
-    """The fields of the settings model, and the URL options of the shipped drivers."""
+    """The fields of the settings, and the URL options of the shipped drivers."""
     from bananas_core.settings import PREFIX, Settings
 
     path = CORE / "settings.py"
     text = NOTE.format("bananas_core/settings.py and bananas_brokers/*/settings.py") + SETTINGS
     text += "| setting | environment variable | type | default | meaning |\n|---|---|---|---|---|\n"
+    defaults = {f.name: f.default for f in msgspec.structs.fields(Settings)}
     for name, kind, meaning in fields(path, "Settings"):
-        default = Settings.model_fields[name].default
+        default = defaults[name]
         text += f"| `{name}` | `{PREFIX}{name.upper()}` | {cell(kind)} | {shown(default)} | "
         text += f"{cell(meaning)} |\n"
     text += "\nDurations are in seconds, sizes in bytes unless said otherwise. A list in the "
@@ -286,7 +287,7 @@ def fields(path: Path, name: str) -> Iterator[tuple[str, str, str]]:
 
 def plain_type(annotation: ast.expr) -> str:
     """A type in words: what ``Annotated`` adds is left out."""
-    text = re.sub(r"Annotated\[(.*), \w+\]", r"\1", ast.unparse(annotation))
+    text = re.sub(r"Annotated\[(.*), \w+(\(.*\))?\]", r"\1", ast.unparse(annotation))
     literal = re.fullmatch(r"Literal\[(.*)\]", text)
     if literal:
         return literal[1].replace("'", "`").replace(", ", " or ")

@@ -28,12 +28,26 @@ _DEAD: Final = 5.0
 """Seconds after which an answer that should be there won't come."""
 
 
+class Bell(asyncio.Event):
+    """Set when one of its topics is told of. ``rung``: which; empty if that is unknown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rung: dict[str, None] = {}
+
+    def answer(self) -> list[str]:
+        """What rang since the last answer; it can ring anew."""
+        rung, self.rung = list(self.rung), {}
+        self.clear()
+        return rung
+
+
 class Side(ABC):
     """Waiters by topic, and one task that listens for them while there are any."""
 
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
-        self._waiters: defaultdict[str, dict[asyncio.Event, None]] = defaultdict(dict)
+        self._waiters: defaultdict[str, dict[Bell, None]] = defaultdict(dict)
         self._task: asyncio.Task[None] | None = None
         self._closed = True
         self._pid = 0
@@ -60,11 +74,11 @@ class Side(ABC):
         return self._loop is asyncio.get_running_loop() and self._pid == os.getpid()
 
     @contextmanager
-    def listen(self, topics: Iterable[str]) -> Iterator[asyncio.Event]:
+    def listen(self, topics: Iterable[str]) -> Iterator[Bell]:
         """An event that is set when one of ``topics`` is told of."""
         if not self._closed and not self._is_here():
             self.open()  # the listening task is the parent process's, or of a dead loop
-        event, wanted = asyncio.Event(), tuple(dict.fromkeys(topics))
+        event, wanted = Bell(), tuple(dict.fromkeys(topics))
         for topic in wanted:
             self._waiters[topic][event] = None
         if not self._closed and (self._task is None or self._task.done()):
@@ -81,6 +95,7 @@ class Side(ABC):
         """Whether anybody was there."""
         events = self._waiters.get(topic)
         for event in events or ():
+            event.rung[topic] = None
             event.set()
         return bool(events)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -37,6 +38,8 @@ _LOOK: Final = 1.0
 """Seconds after which a receiver looks for itself: leases end, and the inbox fills, silently."""
 _REPLY: Final = 4 << 20
 """Bytes of messages in one answer, about."""
+_AT_ONCE: Final = 128
+"""Queues that one script looks at: no more than there are jobs in its answer, or not many."""
 _HEAD: Final = 12
 """Bytes of a stored message before the queue's name."""
 
@@ -125,8 +128,9 @@ class RedisTransport:
         ]
 
     async def receive(self, queues: Sequence[str], limit: int, timeout: float) -> list[Delivery]:
-        async def take() -> list[Delivery]:
-            return [r.delivery for r in await self._take("", queues, limit) if r.delivery]
+        async def take(rung: Sequence[str]) -> list[Delivery]:
+            found = await self._take("", queues, limit, rung)
+            return [r.delivery for r in found if r.delivery]
 
         async def undo(found: list[Delivery]) -> None:
             await self._settle("release", found)
@@ -136,8 +140,8 @@ class RedisTransport:
     async def receive_claimed(
         self, session: str, queues: Sequence[str], limit: int, timeout: float
     ) -> list[Received]:
-        async def take() -> list[Received]:
-            return await self._take(session, queues, limit)
+        async def take(rung: Sequence[str]) -> list[Received]:
+            return await self._take(session, queues, limit, rung)
 
         return await self._receive(queues, timeout, take, self._undo)
 
@@ -185,28 +189,28 @@ class RedisTransport:
         self,
         queues: Sequence[str],
         timeout: float,
-        take: Callable[[], Awaitable[list[T]]],
+        take: Callable[[Sequence[str]], Awaitable[list[T]]],
         undo: Callable[[list[T]], Awaitable[Any]],
     ) -> list[T]:
-        found = await self._shielded(take, undo)
+        found = await self._shielded(lambda: take(()), undo)
         if found or timeout <= 0 or not queues:
             return found
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
-        with self._tokens.listen(queues) as event:
+        with self._tokens.listen(queues) as bell:
             while not self._ended():
                 left = until - loop.time()
                 if left <= 0:
                     break
                 try:
                     async with asyncio.timeout(min(left, _LOOK)):
-                        await event.wait()
+                        await bell.wait()
                 except TimeoutError:
                     pass
-                event.clear()
+                rung = bell.answer()
                 if self._ended():
                     break
-                found = await self._shielded(take, undo)
+                found = await self._shielded(partial(take, rung), undo)
                 if found:
                     return found
         return []
@@ -242,14 +246,40 @@ class RedisTransport:
                 late.add_done_callback(self._taking.discard)
             raise
 
-    async def _take(self, session: str, queues: Sequence[str], limit: int) -> list[Received]:
-        """One look: claims and leases, the most important first."""
-        keys = self._store.keys
+    async def _take(
+        self, session: str, queues: Sequence[str], limit: int, rung: Sequence[str] = ()
+    ) -> list[Received]:
+        """Claims and leases, the most important of a queue first, until something is found. The
+        queues in ``rung``, which come first, have lost their token to us: they get it back if
+        anything is left."""
         names = list(dict.fromkeys(queues))
         if not names:
             return []
-        self._turn = (self._turn + 1) % len(names)
-        asked = names[self._turn :] + names[: self._turn]
+        turn = self._turn % len(names)
+        names = list(dict.fromkeys((*rung, *names[turn:], *names[:turn])))
+        looked = -len(rung)
+        received: list[Received] = []
+        for start in range(0, len(names), _AT_ONCE):
+            asked = names[start : start + _AT_ONCE]
+            first = min(max(0, len(rung) - start), len(asked))
+            received, seen, inbox = await self._look(session, asked, limit, first)
+            looked += seen
+            if inbox:
+                await self._empty_inbox()
+                if not received:
+                    return await self._take(session, queues, limit, rung)
+            if received:
+                break
+        # The next time begins where this one ended, so that each has its turn.
+        self._turn = turn + (looked if 0 < looked < len(names) - len(rung) else 1)
+        return received
+
+    async def _look(
+        self, session: str, asked: Sequence[str], limit: int, rung: int
+    ) -> tuple[list[Received], int, int]:
+        """One script: what it took, how many queues it looked at, and the inbox's length. The
+        first ``rung`` queues have lost their token."""
+        keys = self._store.keys
         places = (
             keys.heads,
             keys.messages,
@@ -265,7 +295,7 @@ class RedisTransport:
             keys.leased,
             keys.inbox,
         )
-        fence, at, inbox, ids, runs, messages, extras, mail = await self._store.run(
+        fence, at, inbox, seen, ids, runs, messages, extras, mail = await self._store.run(
             "receive",
             places,
             keys.prefix,
@@ -273,6 +303,7 @@ class RedisTransport:
             max(1, min(limit, BATCH, _REPLY // max(1, self._largest))),
             state.CLAIM_TTL,
             LEASE,
+            rung,
             *asked,
         )
         received: list[Received] = []
@@ -286,11 +317,7 @@ class RedisTransport:
             delivery = _delivery(mail[i].decode(), fence.decode(), mail[i + 2])
             self._held[delivery.token] = delivery
             received.append(Received(delivery=delivery))
-        if inbox:
-            await self._empty_inbox()
-            if not received:
-                return await self._take(session, queues, limit)
-        return received
+        return received, seen, inbox
 
     async def _empty_inbox(self) -> None:
         """Plain clients' messages go to their queues. What can't be read goes to the default one,

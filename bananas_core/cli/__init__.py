@@ -5,6 +5,9 @@ from __future__ import annotations
 
 def main() -> None:
     """The ``bananas`` command; ends the process with one of the codes in ``run.ExitCode``."""
-    from bananas_core.cli.commands import make_cli
+    import sys
 
-    make_cli()(prog_name="bananas")
+    from bananas_core.cli.commands import COMMANDS, make_cli
+
+    first = sys.argv[1] if len(sys.argv) > 1 else ""
+    make_cli(first if first in COMMANDS else None)(prog_name="bananas")

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Final
 
 import typer
 
-from bananas_core.cli import (
-    bench,
-    conformance,
-    doctor,
-    inspect,
-    jobs,
-    limits,
-    queues,
-    worker,
-    workflow,
-)
 from bananas_core.cli.run import Command, Commands
 
+COMMANDS: Final = {
+    "worker": "worker",
+    "submit": "jobs",
+    "jobs": "jobs",
+    "job": "jobs",
+    "cancel": "jobs",
+    "retry": "jobs",
+    "purge": "queues",
+    "pause": "queues",
+    "resume": "queues",
+    "queues": "queues",
+    "workflow": "workflow",
+    "limits": "limits",
+    "workers": "inspect",
+    "health": "inspect",
+    "doctor": "doctor",
+    "conformance": "conformance",
+    "bench": "bench",
+}
+"""Each command, a function of the same name, and its module."""
 HELP = "Bananas: a job queue that means the same thing on every broker."
 
 
-def make_cli() -> typer.Typer:
-    """The command line as a Typer app; call it, or give it to Typer's test runner."""
+def make_cli(only: str | None = None) -> typer.Typer:
+    """The command line as a Typer app; call it, or give it to Typer's test runner. ``only``: the
+    one command that will be used, so that no other is imported."""
     cli = typer.Typer(
         name="bananas",
         cls=Commands,
@@ -34,26 +45,10 @@ def make_cli() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     cli.callback()(version)
-    for command in (
-        worker.worker,
-        jobs.submit,
-        jobs.jobs,
-        jobs.job,
-        jobs.cancel,
-        jobs.retry,
-        queues.purge,
-        queues.pause,
-        queues.resume,
-        queues.queues,
-        workflow.workflow,
-        limits.limits,
-        inspect.workers,
-        inspect.health,
-        doctor.doctor,
-        conformance.conformance,
-        bench.bench,
-    ):
-        cli.command(cls=Command)(command)
+    for name, module in COMMANDS.items():
+        if only is None or name == only:
+            found = import_module(f"bananas_core.cli.{module}")
+            cli.command(cls=Command)(getattr(found, name))
     return cli
 
 

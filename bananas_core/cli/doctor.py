@@ -77,7 +77,7 @@ def show(out: Output, findings: list[Finding]) -> None:
 def settings_of(app: Bananas) -> Iterable[Finding]:
     """All settings, secrets left out. Raises ConfigurationError if one of them is not valid."""
     settings, sources = app.settings, app.sources
-    for name in type(settings).model_fields:
+    for name in settings.__struct_fields__:
         value = getattr(settings, name)
         if isinstance(value, str) and "://" in value:
             value = redact(value)

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from bananas_core.cli.options import arguments
+from bananas_core.errors import ConfigurationError
 from bananas_core.target import default_app, is_reference
 
 
@@ -96,18 +97,22 @@ def worker(
         "health_port": health_port,
         "health_host": health_host,
     }
-    raise typer.Exit(run_worker(app, flags))
+    run_worker(app, flags)
 
 
-def run_worker(app: str, flags: Mapping[str, Any]) -> int:
-    """Supervise worker processes until told to stop; the exit code. Flags of None are left to
-    the settings."""
-    from bananas_core.child import set_up_logging
-    from bananas_core.supervisor import Supervisor, SupervisorConfig
+def run_worker(app: str, flags: Mapping[str, Any]) -> NoReturn:
+    """Supervise worker processes until told to stop, which is another program's duty. Flags of
+    None are left to the settings."""
+    from bananas_core.launch import SupervisorConfig, become_supervisor
+    from bananas_core.sources import load_settings
 
-    set_up_logging()
     given = {name: value for name, value in flags.items() if value is not None}
-    return Supervisor(SupervisorConfig(app=app, flags=given)).run()
+    sources = None
+    try:
+        sources = load_settings({})
+    except ConfigurationError:
+        pass  # what the app itself is given may make it good; if not, a child says why
+    become_supervisor(SupervisorConfig(app=app, flags=given, sources=sources))
 
 
 def run_reloading(arguments: list[str]) -> int:

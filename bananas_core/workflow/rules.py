@@ -12,8 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from bananas_core.job import ErrorInfo, Job, JobState
-from bananas_core.state import EXPIRED
+from bananas_core.job import EXPIRED, ErrorInfo, Job, JobState
 from bananas_core.workflow.node import SKIPPED, End, Kind, NodeInfo, Path, Policy, Test, Trigger
 
 NODE_FAILED: Final = "NodeFailed"

@@ -33,6 +33,10 @@ class Options:
     priorities: int = 1
     """Priorities, taken in turn."""
     processes: int = 1
+    concurrency: int = 0
+    """Jobs at once in a process; 0: what the subject is best at."""
+    plain: bool = False
+    """The task is a ``def``, run in threads."""
     defaults: bool = False
     """Leave concurrency and the like at the library's defaults."""
 

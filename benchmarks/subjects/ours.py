@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from bananas import Bananas
 from benchmarks.subjects.common import HOLD_SECONDS, Options, options, started, started_again
@@ -14,10 +15,18 @@ settings = options()
 app = Bananas(settings.url or None)
 
 
-@app.task(name="noop", result=settings.results)
-async def noop(number: int, blob: str = "") -> int:
+async def noop_async(number: int, blob: str = "") -> int:
     started(number)
     return number
+
+
+def noop_def(number: int, blob: str = "") -> int:
+    started(number)
+    return number
+
+
+body: Callable[..., Any] = noop_def if settings.plain else noop_async
+noop = app.task(name="noop", result=settings.results)(body)
 
 
 @app.task(name="sleeper")
@@ -30,7 +39,8 @@ def worker(options: Options) -> list[str]:
     command = ["bananas", "worker", "benchmarks.subjects.ours:app"]
     if options.defaults:
         return command
-    command += ["--concurrency", str(CONCURRENCY), "--processes", str(options.processes)]
+    concurrency = options.concurrency or CONCURRENCY
+    command += ["--concurrency", str(concurrency), "--processes", str(options.processes)]
     for key in range(options.keys if options.keys > 1 else 0):
         command += ["--routing-key", f"k{key}"]
     return command

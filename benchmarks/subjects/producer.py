@@ -3,7 +3,7 @@
 Prints one JSON object. Times are seconds of the monotonic clock, CPU is this process's own.
 
 - ``import``: how long the module took to import (a task defined, nothing connected);
-- ``submit``: N calls of ``one``, each awaited: the duration of each;
+- ``submit``: N calls of ``one``, each awaited: the duration of each, and the CPU of all;
 - ``bulk``: jobs 0 to N-1 by ``many``: the duration of all;
 - ``latency``: N calls of ``one``, 20 ms apart, from number 1 on: when each was made;
 - ``hold``: one call of ``hold``; N doesn't matter.
@@ -48,6 +48,7 @@ async def run(module: ModuleType, what: str, count: int) -> dict[str, object]:
 async def submit(module: ModuleType, count: int) -> dict[str, object]:
     one, durations = module.one, []
     await call(one, 0)  # connects
+    cpu = time.process_time()
     begun = time.perf_counter()
     for number in range(1, count):
         before = time.perf_counter()
@@ -58,7 +59,7 @@ async def submit(module: ModuleType, count: int) -> dict[str, object]:
         durations.append(now - before)
         if now - begun > LONGEST:
             break
-    return {"durations": durations}
+    return {"durations": durations, "cpu": time.process_time() - cpu}
 
 
 async def bulk(module: ModuleType, count: int) -> dict[str, object]:

@@ -9,12 +9,13 @@ import pytest
 
 from bananas_core.app import Bananas
 from bananas_core.errors import ConfigurationError
-from bananas_core.settings import Settings, load_settings
+from bananas_core.settings import Loaded, Settings, overlay
+from bananas_core.sources import load_settings
 
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in Settings.model_fields:
+    for name in Settings.__struct_fields__:
         monkeypatch.delenv(f"BANANAS_{name.upper()}", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -112,3 +113,29 @@ async def test_an_app_says_where_its_settings_are_from(
         assert app.settings.broker_url == "memory://from-environment"
         assert app.sources["broker_url"] == "BANANAS_BROKER_URL"
         assert app.sources["namespace"] == "argument"
+
+
+def test_what_an_app_was_given_goes_before_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BANANAS_GRACE", "5")
+    monkeypatch.setenv("BANANAS_CONCURRENCY", "6")
+    loaded = overlay(load_settings({}), {"concurrency": 7, "namespace": None})
+    assert (loaded.settings.grace, loaded.settings.concurrency) == (5.0, 7)
+    assert loaded.sources["grace"] == "BANANAS_GRACE"
+    assert loaded.sources["concurrency"] == "argument"
+    assert loaded.sources["namespace"] == "default"
+
+
+def test_an_app_takes_settings_that_were_read_elsewhere() -> None:
+    app = Bananas("memory://mine", concurrency=2)
+    app.use_settings(overlay(Loaded(), {"broker_url": "memory://read", "grace": 1}, "elsewhere"))
+    assert (app.settings.broker_url, app.settings.concurrency) == ("memory://mine", 2)
+    assert (app.settings.grace, app.sources["grace"]) == (1.0, "elsewhere")
+    with pytest.raises(ConfigurationError, match=r"concurrency.*argument"):
+        Bananas(concurrency=0).use_settings(Loaded())
+
+
+@pytest.mark.parametrize("value", ["nan", "long", "-1"])
+def test_a_duration_is_a_number(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("BANANAS_GRACE", value)
+    with pytest.raises(ConfigurationError, match="grace"):
+        load_settings({})

@@ -54,17 +54,25 @@ if m == 0 then return refused end
 call('HSET', KEYS[1], unpack(heads))
 if words > 0 then call('HSET', KEYS[2], unpack(results)) end
 local event = {KEYS[3], '*', 'h', 'rc' .. now8}
+local batches, ended = {}, {}
 for i, kind in ipairs(kinds) do
   local ids, size = alike[kind], 16 + struct.unpack('>H', kind, 15)
-  local key = prefix .. 'claims:' .. sub(kind, size + 1)
-  local fence = string.format('%.0f', struct.unpack('>I8', kind))
-  if call('HINCRBY', key, fence .. '#', -#ids) <= 0 then call('HDEL', key, fence, fence .. '#') end
   event[2 * i + 3] = sub(kind, 9, size)
   event[2 * i + 4] = sub(kind, 1, 8) .. concat(ids, ' ')
+  local batch = sub(kind, 1, 8) .. sub(kind, size + 1)
+  if not ended[batch] then batches[#batches + 1] = batch end
+  ended[batch] = (ended[batch] or 0) + #ids
+end
+for _, batch in ipairs(batches) do
+  local key = prefix .. 'claims:' .. sub(batch, 9)
+  local fence = string.format('%.0f', struct.unpack('>I8', batch))
+  if call('HINCRBY', key, fence .. '#', -ended[batch]) <= 0 then
+    call('HDEL', key, fence, fence .. '#')
+  end
 end
 call('XADD', unpack(event))
-local ended = concat(done, ' ')
-call('RPUSH', KEYS[5], now8 .. ended)
+local all = concat(done, ' ')
+call('RPUSH', KEYS[5], now8 .. all)
 call('HINCRBY', KEYS[4], 'finals', m)
-call('PUBLISH', ARGV[3], ended)
+call('PUBLISH', ARGV[3], all)
 return refused

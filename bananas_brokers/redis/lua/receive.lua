@@ -4,37 +4,54 @@
 -- KEYS: heads messages extras meta events sessions claims-of-the-session due stale mail leases
 --   leased inbox
 -- ARGV: now, prefix, session ('': messages only), limit, ttl of a new session, seconds of a lease,
---   then the queues, the one whose turn it is first
--- RETURNS: {fence, now, length of the inbox, ids, heads, messages, extras, mail}; extras as id,
---   value, …; mail as number, queue, stored, …; heads are those from before the claim, as head, how
---   many, … for runs of equal ones
-local prefix, session, left = ARGV[2], ARGV[3], tonumber(ARGV[4])
+--   how many queues have lost their token to the receiver, then the queues: these first, then the
+--   one whose turn it is
+-- RETURNS: {fence, now, length of the inbox, how many queues were looked at, ids, heads, messages,
+--   extras, mail}; extras as id, value, …; mail as number, queue, stored, …; heads are those from
+--   before the claim, as head, how many, … for runs of equal ones
+local prefix, session, left, rung = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[7])
 local ids, heads, letters, kept = {}, {}, {}, {}
+local names, gens, owners, n = {}, {}, {}, 0
+local find, one4 = string.find, '\0\0\0\1'
 mail_overdue(prefix, KEYS[10], KEYS[11], KEYS[12])
 
-local find, one4 = string.find, '\0\0\0\1'
-
-local function take(queue, entries)
-  local names, gens, n = {}, {}, 0
-  for i = 1, #entries do
-    local entry = entries[i]
-    if byte(entry) == 64 then
-      letters[#letters + 1] = sub(entry, 2)
-      letters[#letters + 1] = queue
-      left = left - 1
-    else
-      local at = find(entry, ' ', 1, true)
-      n = n + 1
-      if at then
-        names[n], gens[n] = sub(entry, 1, at - 1), struct.pack('>I4', tonumber(sub(entry, at + 1)))
+-- Takes up to `most` entries of a queue; whether there may be more.
+local function pop(queue, most)
+  local index = prefix .. 'q:' .. queue
+  while most > 0 do
+    local level = call('ZREVRANGE', index, 0, 0)[1]
+    if not level then return false end
+    local entries = call('LPOP', index .. ':' .. level, most) or {}
+    if #entries < most then call('ZREM', index, level) end
+    for i = 1, #entries do
+      local entry = entries[i]
+      local is_letter = byte(entry) == 64
+      if session == '' and not is_letter then
+        kept[#kept + 1] = {index, level, entry}
       else
-        names[n] = entry
+        most, left = most - 1, left - 1
+        if is_letter then
+          letters[#letters + 1] = sub(entry, 2)
+          letters[#letters + 1] = queue
+        else
+          local at = find(entry, ' ', 1, true)
+          n = n + 1
+          names[n], owners[n] = entry, queue
+          if at then
+            names[n] = sub(entry, 1, at - 1)
+            gens[n] = struct.pack('>I4', tonumber(sub(entry, at + 1)))
+          end
+        end
       end
     end
   end
+  return true
+end
+
+-- Looks at all records whose entries were taken: which of them are still to be run?
+local function judge()
   if n == 0 then return end
-  local found = call('HMGET', KEYS[1], unpack(names))
-  local stale, count, seen, gen = 0, #ids, nil, nil
+  local found, stale, count, seen, gen = call('HMGET', KEYS[1], unpack(names)), {}, #ids, nil, nil
   for i = 1, n do
     local head = found[i]
     if head ~= seen then -- jobs that were put together have equal heads
@@ -48,44 +65,40 @@ local function take(queue, entries)
       count = count + 1
       ids[count], heads[count] = names[i], head
     else
-      stale = stale + 1
+      left = left + 1
+      stale[owners[i]] = (stale[owners[i]] or 0) + 1
     end
   end
-  left = left - (n - stale)
-  if stale > 0 then add(KEYS[9], queue, -stale) end
+  for queue, number in pairs(stale) do add(KEYS[9], queue, -number) end
+  names, gens, owners, n = {}, {}, {}, 0
 end
 
-local function drain(queue, most)
-  local index, stop = prefix .. 'q:' .. queue, left - most
-  while left > stop do
-    local level = call('ZREVRANGE', index, 0, 0)[1]
-    if not level then return end
-    local list = index .. ':' .. level
-    local entries = call('LPOP', list, left - stop) or {}
-    if #entries < left - stop then call('ZREM', index, level) end
-    if session == '' then
-      local mine = {}
-      for _, entry in ipairs(entries) do
-        if byte(entry) == 64 then mine[#mine + 1] = entry
-        else kept[#kept + 1] = {index, level, entry} end
-      end
-      entries = mine
-    end
-    take(queue, entries)
+-- A share for each until that is enough: queues behind stay for the next time. Who asks for many
+-- runs short jobs, and may find some of a kind.
+local seen, more, least = 7, {}, math.floor(left / 25)
+while left > 0 and seen < #ARGV do
+  seen = seen + 1
+  local share = math.ceil(left / (#ARGV - seen + 1))
+  more[seen] = pop(ARGV[seen], math.min(left, math.max(least, share)))
+end
+judge()
+for i = 8, seen do
+  while left > 0 and more[i] do
+    more[i] = pop(ARGV[i], left)
+    judge()
   end
 end
-
-for i = 7, #ARGV do drain(ARGV[i], math.ceil(left / (#ARGV - i + 1))) end
-for i = 7, #ARGV do
-  if left > 0 then drain(ARGV[i], left) end
-  if call('EXISTS', prefix .. 'q:' .. ARGV[i]) == 1 then wake(prefix, ARGV[i]) end
+for i = 8, math.max(seen, 7 + rung) do
+  if more[i] or (i > seen and call('EXISTS', prefix .. 'q:' .. ARGV[i]) == 1) then
+    wake(prefix, ARGV[i])
+  end
 end
 for i = #kept, 1, -1 do
   call('LPUSH', kept[i][1] .. ':' .. kept[i][2], kept[i][3])
   call('ZADD', kept[i][1], kept[i][2], kept[i][2])
 end
 if #ids == 0 and #letters == 0 then
-  return {0, exactly, call('LLEN', KEYS[13]), {}, {}, {}, {}, {}}
+  return {0, exactly, call('LLEN', KEYS[13]), seen - 7, {}, {}, {}, {}, {}}
 end
 local number, messages, extras, mail = next_number(KEYS[4]), {}, {}, {}
 local fence = string.format('%.0f', number)
@@ -109,4 +122,4 @@ if #ids > 0 then
     runs[last] = runs[last] + 1
   end
 end
-return {fence, exactly, call('LLEN', KEYS[13]), ids, runs, messages, extras, mail}
+return {fence, exactly, call('LLEN', KEYS[13]), seen - 7, ids, runs, messages, extras, mail}
