@@ -79,10 +79,27 @@ class Arguments:
                 form. The text names it.
             PayloadTooLarge: over ``max_bytes``.
         """
-        bound = self._bind(args, kwargs)
-        self._check(bound)
-        self._validate(bound)
+        if self._extra is not None:
+            bound = self._bind(args, kwargs)
+            self._check(bound)
+            self._validate(bound)
+            return self._encode(bound, max_bytes)
+        bound = kwargs if not args and type(kwargs) is dict else self._bind(args, kwargs)
+        try:
+            # This alone would do: it finds what is missing, unknown or of a wrong type.
+            msgspec.convert(bound, self._model or self.compile(), dec_hook=_read)
+        except msgspec.ValidationError as error:
+            check_named(bound, self._task)
+            self._check(self._bind((), bound))
+            raise self._invalid(error) from error
         return self._encode(bound, max_bytes)
+
+    def encode_named(self, payload: Mapping[str, Any], max_bytes: int) -> bytes:
+        """``encode`` of arguments that are named already."""
+        if type(payload) is not dict or self._extra is not None:
+            check_named(payload, self._task)
+            payload = dict(payload)
+        return self.encode((), payload, max_bytes)
 
     def unsent(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], max_bytes: int) -> Unsent:
         """The same for a job that may become part of a workflow: arguments may be missing, or be
@@ -111,8 +128,11 @@ class Arguments:
         return required + [n for n in self._named if n not in given and n not in required]
 
     def _encode(self, bound: dict[str, Any], max_bytes: int) -> bytes:
-        raw = encode_value(bound, f"arguments of {self._task}", max_bytes)
-        if any(type(value) not in _SCALARS for value in bound.values()):
+        try:
+            raw = encode_payload(bound, max_bytes=max_bytes)
+        except InvalidPayload:
+            raw = encode_value(bound, f"arguments of {self._task}", max_bytes)
+        if not _SCALARS.issuperset(map(type, bound.values())):
             # An object may pass `convert` as it is and yet hold what can't be read back.
             self.decode(raw)
         return raw

@@ -121,6 +121,11 @@ def encode_message(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
+def encode_instant(now: float) -> bytes:
+    """Unix seconds as a message has them: a JSON string."""
+    return _encoder.encode(datetime.fromtimestamp(now, UTC))
+
+
 def decode_message(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Message:
     """Parse bytes from a transport that nobody vouches for.
 
