@@ -99,7 +99,8 @@ class RedisResultBackend:
         if not jobs:
             return []
         answers = await lifecycle.put(self._store, jobs)
-        await self._store.replicated()
+        if self.settings.wait_replicas:
+            await self._store.replicated()
         return answers
 
     async def claim(self, session: str, hints: Sequence[Hint]) -> list[Verdict]:

@@ -49,9 +49,13 @@ class Scripts:
 
     async def run(self, name: str, keys: tuple[str, ...], *args: Any) -> Any:
         """Run one script. Safe to repeat as far as the script says."""
-        if not self._wire.connected:
-            await self._wire.connect()
-        return await self.answer(self.post(name, keys, *args), name, keys, *args)
+        wire, script = self._wire, self._scripts[name]
+        if not wire.connected:
+            await wire.connect()
+        try:
+            return await wire.post("EVALSHA", script.sha, len(keys), *keys, *args)
+        except exceptions.NoScriptError:
+            return await wire.call("EVAL", script.text, len(keys), *keys, *args)
 
     def post(self, name: str, keys: tuple[str, ...], *args: Any) -> asyncio.Future[Any]:
         """Write the call now; await ``answer`` for it. Calls run in the order of posting."""

@@ -110,9 +110,9 @@ class Store:
         self, name: str, keys: tuple[str, ...], calls: Sequence[Sequence[Any]]
     ) -> list[Any]:
         """One script several times, in order and without waiting between."""
-        if len(calls) == 1:
-            return [await self.run(name, keys, *calls[0])]
         try:
+            if len(calls) == 1:
+                return [await self._scripts.run(name, keys, self.stamp(), *calls[0])]
             if calls and not self.wire.connected:
                 await self.wire.connect()
             stamp = self.stamp()
