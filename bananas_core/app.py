@@ -204,7 +204,7 @@ class Bananas:
     @property
     def max_payload(self) -> int:
         """Largest payload or result, bytes of JSON."""
-        return self.settings.max_payload
+        return (self._loaded or self._load()).settings.max_payload
 
     def _load(self) -> Loaded:
         if self._loaded is None:
@@ -344,14 +344,18 @@ class Bananas:
         ids = self.connections.elsewhere(self._sender(specs))
         return [Job(id, self, spec.annotation) for id, spec in zip(ids, specs, strict=True)]
 
-    async def submit_alike(self, template: Template, payloads: Sequence[bytes]) -> list[str]:
+    def submit_alike(
+        self, template: Template, payloads: Sequence[bytes]
+    ) -> Coroutine[Any, Any, list[str]]:
         """Submit jobs of one kind; ids in order. Raises as ``Task.submit`` does."""
-        self.use_options(template.options)
-        return await self.connections.here().submitter.submit_alike(template, payloads)
+        if not template.simple:
+            self.use_options(template.options)
+        return self.connections.here().submitter.submit_alike(template, payloads)
 
     def submit_alike_blocking(self, template: Template, payloads: Sequence[bytes]) -> list[str]:
         """``submit_alike`` for code without an event loop."""
-        self.use_options(template.options)
+        if not template.simple:
+            self.use_options(template.options)
         return self.connections.elsewhere(
             lambda connection: connection.submitter.submit_alike(template, payloads)
         )

@@ -84,7 +84,12 @@ class Arguments:
             self._check(bound)
             self._validate(bound)
             return self._encode(bound, max_bytes)
-        bound = kwargs if not args and type(kwargs) is dict else self._bind(args, kwargs)
+        if not args and type(kwargs) is dict:
+            bound = kwargs
+        elif not kwargs and len(args) <= len(self._positions):
+            bound = dict(zip(self._positions, args, strict=False))
+        else:
+            bound = self._bind(args, kwargs)
         try:
             # This alone would do: it finds what is missing, unknown or of a wrong type.
             msgspec.convert(bound, self._model or self.compile(), dec_hook=_read)

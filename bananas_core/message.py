@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -121,9 +122,15 @@ def encode_message(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
+@lru_cache(maxsize=2)
+def _second(second: int) -> bytes:
+    return _encoder.encode(datetime.fromtimestamp(second, UTC))[:-2]
+
+
 def encode_instant(now: float) -> bytes:
     """Unix seconds as a message has them: a JSON string."""
-    return _encoder.encode(datetime.fromtimestamp(now, UTC))
+    second, micros = divmod(round(now * 1_000_000), 1_000_000)
+    return b'%b.%06dZ"' % (_second(second), micros)
 
 
 def decode_message(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Message:

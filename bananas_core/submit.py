@@ -77,6 +77,7 @@ class Submitter:
         self._pair = pair
         self._plugins = plugins
         self._codecs = codecs
+        self._coded = bool(codecs)
         self._clock = clock
         room = pair.transport.capabilities.max_message
         self._inline = min(INLINE, max(0, room - HEADROOM) * 3 // 4)
@@ -130,12 +131,7 @@ class Submitter:
 
     def _looks_at(self, payloads: Sequence[bytes]) -> bool:
         """Whether something depends on the single job."""
-        return (
-            bool(self._codecs)
-            or self._plugins.has("before_submit")
-            or self._plugins.has("after_submit")
-            or max(map(len, payloads)) > self._inline
-        )
+        return self._plugins.submits or self._coded or max(map(len, payloads)) > self._inline
 
     async def _queued(self, groups: Sequence[_Group]) -> list[str]:
         """Wait until they were sent; all ids in order, or the first error."""

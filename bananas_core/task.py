@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
@@ -42,7 +42,9 @@ class Host(WorkflowHost, Office, Protocol):
         """The same for code without an event loop."""
         ...
 
-    async def submit_alike(self, template: Template, payloads: Sequence[bytes]) -> list[str]:
+    def submit_alike(
+        self, template: Template, payloads: Sequence[bytes]
+    ) -> Coroutine[Any, Any, list[str]]:
         """Submit jobs of one kind; ids in order."""
         ...
 

@@ -44,8 +44,9 @@ class Keys:
         """Set: jobs with documents under ``job/{id}/``."""
         self.done = prefix + "done"
         """Channel: ids that have ended."""
-        self.of_put = (self.heads, self.messages, self.events, self.made, self.due)
-        """Those of ``put.lua``."""
+        of_put = (self.heads, self.messages, self.events, self.made, self.due)
+        self.of_put = tuple(key.encode() for key in of_put)
+        """Those of ``put.lua``, encoded: it runs once for each lone submit."""
 
     def claims(self, session: str) -> str:
         """Hash: fence → ids claimed together; fence# → how many of them still run."""

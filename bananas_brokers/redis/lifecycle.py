@@ -30,7 +30,7 @@ from bananas_core.job import (
 )
 
 _LARGEST_GEN: Final = 0xFFFFFFFF
-_HOLD: Final = repr(state.FIRST_HOLD)
+_HOLD: Final = repr(state.FIRST_HOLD).encode()
 
 _Kind = tuple[str, int, str, int]
 """Routing key, priority, name, max_attempts: what is in the header of a new plain job."""
@@ -38,8 +38,6 @@ _Kind = tuple[str, int, str, int]
 
 async def put(store: Store, jobs: Sequence[JobPut], *, keep_for: float = 0.0) -> list[PutAnswer]:
     """L7, L8. In order, so that equals stay in the order in which they were put."""
-    if isinstance(jobs, Alike) and not keep_for and header.is_plain(jobs.like):
-        return await _put_alike(store, jobs)
     first: dict[str, JobPut] = {}
     for job in jobs:
         first.setdefault(job.id, job)
@@ -75,23 +73,16 @@ def _answer(job: Job | None, job_id: str, kind: PutKind) -> PutAnswer:
     return PutAnswer(kind=kind, id=job_id, gen=job.gen, send=send)
 
 
-async def _put_alike(store: Store, jobs: Alike) -> list[PutAnswer]:
-    """Ids of ``Alike`` are new and differ, but a repeat after a lost answer may find some."""
+async def put_alike(store: Store, jobs: Alike) -> list[PutAnswer]:
+    """``put`` of plain jobs that need not be looked at one by one."""
     ids, messages, like = jobs.ids, jobs.messages, jobs.like
     kind = (like.routing_key, like.priority, like.name, like.max_attempts)
     parts = _parts(messages)
-    answers = await _run_put(
-        store,
-        [
-            (
-                stop - start,
-                *ids[start:stop],
-                *messages[start:stop],
-                *_run(store, kind, stop - start),
-            )
-            for start, stop in parts
-        ],
-    )
+    calls = [
+        (stop - start, *ids[start:stop], *messages[start:stop], *_run(store, kind, stop - start))
+        for start, stop in parts
+    ]
+    answers = await _run_put(store, calls)
     if any(answers):
         places = (
             start + place - 1
@@ -117,8 +108,8 @@ async def _put_plain(store: Store, jobs: Sequence[JobPut]) -> set[str]:
 def _run_put(store: Store, calls: Sequence[Sequence[Any]]) -> Coroutine[Any, Any, list[list[int]]]:
     """Places, from 1, of the jobs of each call that existed."""
     keys = store.keys
-    hold = _HOLD if store.guard else b""
-    return store.run_all("put", keys.of_put, [(keys.prefix, hold, *words) for words in calls])
+    front = keys.prefix.encode(), _HOLD if store.guard else b""
+    return store.run_all("put", keys.of_put, [(*front, *words) for words in calls])
 
 
 def _put_words(store: Store, jobs: Sequence[JobPut]) -> list[Any]:
@@ -148,7 +139,8 @@ def _run(store: Store, kind: _Kind, count: int) -> tuple[Any, ...]:
 def _kind_words(kind: _Kind, guard: bool) -> tuple[Any, ...]:
     queue, priority, name, attempts = kind
     middle = header.middle_of(priority, guard=guard)
-    return queue, priority, middle, header.shape_of(name, queue, attempts)
+    shape = header.shape_of(name, queue, attempts)
+    return queue.encode(), b"%d" % priority, middle, shape
 
 
 def _parts(messages: Sequence[bytes]) -> list[tuple[int, int]]:

@@ -10,10 +10,12 @@ from bananas_brokers.redis import documents, lifecycle, prune, reads, upkeep
 from bananas_brokers.redis.connect import connector
 from bananas_brokers.redis.erase import erase
 from bananas_brokers.redis.facts import warnings_of
+from bananas_brokers.redis.header import is_plain
 from bananas_brokers.redis.outcomes import finish, signal
 from bananas_brokers.redis.settings import read_settings
 from bananas_brokers.redis.side import Ends
 from bananas_brokers.redis.store import Store
+from bananas_core.alike import Alike
 from bananas_core.clock import Clock
 from bananas_core.errors import (
     ResultBackendError,
@@ -98,7 +100,10 @@ class RedisResultBackend:
             await lifecycle.settle(self._store, settled)
         if not jobs:
             return []
-        answers = await lifecycle.put(self._store, jobs)
+        if type(jobs) is Alike and is_plain(jobs.like):
+            answers = await lifecycle.put_alike(self._store, jobs)
+        else:
+            answers = await lifecycle.put(self._store, jobs)
         if self.settings.wait_replicas:
             await self._store.replicated()
         return answers

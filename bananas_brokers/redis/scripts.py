@@ -8,10 +8,9 @@ import re
 from importlib import resources
 from typing import Any, Final
 
-from redis import exceptions
-
 from bananas_brokers.redis.wire import Wire
 
+KeyNames = tuple[str, ...] | tuple[bytes, ...]
 _USES: Final = re.compile(r"^-- USES: (.+)$", re.MULTILINE)
 
 
@@ -25,7 +24,7 @@ class Script:
         parts = ["_time", *(f"_{part}" for part in (uses[1].split() if uses else ()))]
         self.name = name
         self.text = "\n".join([flags, *(_read(part) for part in parts), body])
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest().encode()
 
 
 NAMES: Final = (
@@ -47,28 +46,14 @@ class Scripts:
             *(self._wire.call("SCRIPT", "LOAD", s.text) for s in self._scripts.values())
         )
 
-    async def run(self, name: str, keys: tuple[str, ...], *args: Any) -> Any:
-        """Run one script. Safe to repeat as far as the script says."""
-        wire, script = self._wire, self._scripts[name]
-        if not wire.connected:
-            await wire.connect()
-        try:
-            return await wire.post("EVALSHA", script.sha, len(keys), *keys, *args)
-        except exceptions.NoScriptError:
-            return await wire.call("EVAL", script.text, len(keys), *keys, *args)
+    def post(self, name: str, keys: KeyNames, *args: Any) -> asyncio.Future[Any]:
+        """Write the call now, while connected. Calls run in the order of posting. Its answer may
+        be NoScriptError: then nothing was done, and ``whole`` does it."""
+        return self._wire.post(b"EVALSHA", self._scripts[name].sha, len(keys), *keys, *args)
 
-    def post(self, name: str, keys: tuple[str, ...], *args: Any) -> asyncio.Future[Any]:
-        """Write the call now; await ``answer`` for it. Calls run in the order of posting."""
-        return self._wire.post("EVALSHA", self._scripts[name].sha, len(keys), *keys, *args)
-
-    async def answer(
-        self, future: asyncio.Future[Any], name: str, keys: tuple[str, ...], *args: Any
-    ) -> Any:
-        """The answer of a posted call; the script is sent whole if the server forgot it."""
-        try:
-            return await future
-        except exceptions.NoScriptError:
-            return await self._wire.call("EVAL", self._scripts[name].text, len(keys), *keys, *args)
+    async def whole(self, name: str, keys: KeyNames, *args: Any) -> Any:
+        """The same with the script's text, for a server that forgot it."""
+        return await self._wire.call("EVAL", self._scripts[name].text, len(keys), *keys, *args)
 
 
 def _read(name: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from bananas_brokers.redis.changes import Change, commands
 from bananas_brokers.redis.connect import connector
@@ -16,7 +16,7 @@ from bananas_brokers.redis.errors import NotOpen, translate
 from bananas_brokers.redis.facts import Facts, read_facts
 from bananas_brokers.redis.header import decode
 from bananas_brokers.redis.keys import Keys
-from bananas_brokers.redis.scripts import Scripts
+from bananas_brokers.redis.scripts import KeyNames, Scripts
 from bananas_brokers.redis.settings import Settings
 from bananas_brokers.redis.wire import Wire
 from bananas_core.clock import Clock
@@ -99,27 +99,34 @@ class Store:
         """The first argument of every script: empty where the server's own clock counts."""
         return b"" if self._clock is None else repr(self._clock.now())
 
-    async def run(self, name: str, keys: tuple[str, ...], *args: Any) -> Any:
+    async def run(self, name: str, keys: KeyNames, *args: Any) -> Any:
         """One script, translated errors."""
         try:
-            return await self._scripts.run(name, keys, self.stamp(), *args)
+            if not self.wire.connected:
+                await self.wire.connect()
+            stamp = self.stamp()
+            try:
+                return await self._scripts.post(name, keys, stamp, *args)
+            except NoScriptError:
+                return await self._scripts.whole(name, keys, stamp, *args)
         except (RedisError, OSError, NotOpen) as error:
             raise self.translated(error) from error
 
-    async def run_all(
-        self, name: str, keys: tuple[str, ...], calls: Sequence[Sequence[Any]]
-    ) -> list[Any]:
+    async def run_all(self, name: str, keys: KeyNames, calls: Sequence[Sequence[Any]]) -> list[Any]:
         """One script several times, in order and without waiting between."""
+        if len(calls) == 1:
+            return [await self.run(name, keys, *calls[0])]
         try:
-            if len(calls) == 1:
-                return [await self._scripts.run(name, keys, self.stamp(), *calls[0])]
             if calls and not self.wire.connected:
                 await self.wire.connect()
             stamp = self.stamp()
             posted = [self._scripts.post(name, keys, stamp, *args) for args in calls]
             answers = []
             for future, args in zip(posted, calls, strict=True):
-                answers.append(await self._scripts.answer(future, name, keys, stamp, *args))
+                try:
+                    answers.append(await future)
+                except NoScriptError:
+                    answers.append(await self._scripts.whole(name, keys, stamp, *args))
         except (RedisError, OSError, NotOpen) as error:
             raise self.translated(error) from error
         return answers
