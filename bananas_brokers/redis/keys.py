@@ -44,9 +44,8 @@ class Keys:
         """Set: jobs with documents under ``job/{id}/``."""
         self.done = prefix + "done"
         """Channel: ids that have ended."""
-        of_put = (self.heads, self.messages, self.events, self.made, self.due)
-        self.of_put = tuple(key.encode() for key in of_put)
-        """Those of ``put.lua``, encoded: it runs once for each lone submit."""
+        self.of_put = (self.heads, self.messages, self.events, self.made, self.due)
+        """Those of ``put.lua``."""
 
     def claims(self, session: str) -> str:
         """Hash: fence → ids claimed together; fence# → how many of them still run."""

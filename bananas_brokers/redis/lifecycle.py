@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from bananas_brokers.redis import header
+from bananas_brokers.redis.keys import Keys
 from bananas_brokers.redis.outcomes import rounds
 from bananas_brokers.redis.store import BATCH, BYTES, Store
 from bananas_core import state
@@ -77,6 +78,11 @@ async def put_alike(store: Store, jobs: Alike) -> list[PutAnswer]:
     """``put`` of plain jobs that need not be looked at one by one."""
     ids, messages, like = jobs.ids, jobs.messages, jobs.like
     kind = (like.routing_key, like.priority, like.name, like.max_attempts)
+    if len(ids) == 1 and not store.guard:
+        names, words = _lone(store.keys, kind)
+        if await store.run("put_one", names, ids[0], messages[0], *words):
+            return [PutAnswer(kind=PutKind.CREATED, id=ids[0])]
+        return await _answers(store, jobs, set())
     parts = _parts(messages)
     calls = [
         (stop - start, *ids[start:stop], *messages[start:stop], *_run(store, kind, stop - start))
@@ -133,6 +139,15 @@ def _put_words(store: Store, jobs: Sequence[JobPut]) -> list[Any]:
 def _run(store: Store, kind: _Kind, count: int) -> tuple[Any, ...]:
     """What ``put.lua`` is told of so many alike jobs."""
     return *_kind_words(kind, store.guard), count
+
+
+@lru_cache(maxsize=1024)
+def _lone(keys: Keys, kind: _Kind) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """Keys and last arguments of ``put_one.lua``."""
+    queue, level, _, _ = kind
+    ready, levels, bell = keys.ready(queue, level), keys.levels(queue), keys.wake(queue)
+    names = (keys.heads, keys.messages, keys.events, keys.made, ready, levels, bell)
+    return tuple(name.encode() for name in names), _kind_words(kind, False)[1:]
 
 
 @lru_cache(maxsize=1024)

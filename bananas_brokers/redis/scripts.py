@@ -29,7 +29,7 @@ class Script:
 
 NAMES: Final = (
     "apply cas cas_new claim create docs due finish forget get_docs inbox load prune purge put "
-    "receive renew send settle settle_mail stats sweep"
+    "put_one receive renew send settle settle_mail stats sweep"
 ).split()
 
 

@@ -4,10 +4,11 @@ local call, sub, byte, concat = redis.call, string.sub, string.byte, table.conca
 local now = tonumber(ARGV[1])
 if not now then
   local time = call('TIME')
-  now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+  now = time[1] + time[2] / 1000000
 end
 local now8 = struct.pack('>d', now)
-local zero8, zero16, none8 = string.rep('\0', 8), string.rep('\0', 16), struct.pack('>d', -1)
+local zero8, none8 = '\0\0\0\0\0\0\0\0', '\191\240\0\0\0\0\0\0'
+local zero16 = zero8 .. zero8
 local exactly = string.format('%.17g', now)
 
 -- A number that nobody had before, over restarts and lost writes too: never behind the clock.
@@ -19,13 +20,13 @@ local function next_number(meta)
 end
 
 -- One token tells idle receivers of a queue to look.
-local function wake(prefix, queue)
-  local bell = prefix .. 'wake:' .. queue
+local function ring(bell)
   if call('EXISTS', bell) == 0 then
     call('RPUSH', bell, '1')
     call('PEXPIRE', bell, 60000)
   end
 end
+local function wake(prefix, queue) ring(prefix .. 'wake:' .. queue) end
 
 -- A counter in a hash, which is gone at 0.
 local function add(key, field, by)
