@@ -17,10 +17,10 @@ from types import NoneType
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, convert
 
 from bananas_core.errors import ConfigurationError, InvalidPayload
-from bananas_core.message import encode_payload
+from bananas_core.message import encode_if_simple, encode_payload
 
 _SCALARS: Final = frozenset({str, int, float, bool, bytes, NoneType})
 """Types whose values are proved good by ``convert`` alone."""
@@ -92,11 +92,15 @@ class Arguments:
             bound = self._bind(args, kwargs)
         try:
             # This alone would do: it finds what is missing, unknown or of a wrong type.
-            msgspec.convert(bound, self._model or self.compile(), dec_hook=_read)
+            convert(bound, self._model or self.compile(), dec_hook=_read)
         except msgspec.ValidationError as error:
             check_named(bound, self._task)
             self._check(self._bind((), bound))
             raise self._invalid(error) from error
+        if _SCALARS.issuperset(map(type, bound.values())):
+            raw = encode_if_simple(bound)
+            if raw is not None and len(raw) <= max_bytes:
+                return raw
         return self._encode(bound, max_bytes)
 
     def encode_named(self, payload: Mapping[str, Any], max_bytes: int) -> bytes:
@@ -133,10 +137,7 @@ class Arguments:
         return required + [n for n in self._named if n not in given and n not in required]
 
     def _encode(self, bound: dict[str, Any], max_bytes: int) -> bytes:
-        try:
-            raw = encode_payload(bound, max_bytes=max_bytes)
-        except InvalidPayload:
-            raw = encode_value(bound, f"arguments of {self._task}", max_bytes)
+        raw = encode_value(bound, f"arguments of {self._task}", max_bytes)
         if not _SCALARS.issuperset(map(type, bound.values())):
             # An object may pass `convert` as it is and yet hold what can't be read back.
             self.decode(raw)

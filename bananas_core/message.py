@@ -222,6 +222,15 @@ def encode_payload(arguments: object, *, max_bytes: int = 8 << 20) -> bytes:
     return raw
 
 
+def encode_if_simple(arguments: object) -> bytes | None:
+    """The same JSON as ``encode_payload`` if nothing about it needs a closer look, else None."""
+    try:
+        raw = _encoder.encode(arguments)
+    except Exception:
+        return None
+    return None if b"null" in raw else raw
+
+
 def _has_nan(value: object) -> bool:
     """Whether a non-finite float hides anywhere in a value that msgspec could encode."""
     stack = [msgspec.to_builtins(value, builtin_types=(datetime, bytes))]

@@ -110,7 +110,8 @@ class Submitter:
     async def submit_alike(self, template: Template, payloads: Sequence[bytes]) -> list[str]:
         """``submit`` for new jobs of one kind."""
         ids, now = new_ids(len(payloads)), self._clock.now()
-        if not template.simple or not ids or self._looks_at(payloads):
+        looked_at = self._plugins.submits or self._coded or not template.simple or not ids
+        if looked_at or max(map(len, payloads)) > self._inline:
             return await self.submit(template.submissions(ids, payloads, now))
         ready = template.jobs(ids, payloads, now)
         if len(ids) > BATCH:
@@ -128,10 +129,6 @@ class Submitter:
             if self._landed_alone is not None:
                 self._landed_alone.set()
         return [answer.id for answer in answers]
-
-    def _looks_at(self, payloads: Sequence[bytes]) -> bool:
-        """Whether something depends on the single job."""
-        return self._plugins.submits or self._coded or max(map(len, payloads)) > self._inline
 
     async def _queued(self, groups: Sequence[_Group]) -> list[str]:
         """Wait until they were sent; all ids in order, or the first error."""

@@ -42,7 +42,10 @@ class Template:
     def jobs(self, ids: Sequence[str], payloads: Sequence[bytes], now: float) -> Alike:
         """What the ledger is asked to create; ``now`` is the producer's time."""
         front, middle = _FRONT, self._middle
-        rest = b"".join((b',"created_at":', encode_instant(now), self._rest))
+        rest = b',"created_at":' + encode_instant(now) + self._rest
+        if len(ids) == 1:
+            whole = (front, ids[0].encode(), middle, payloads[0], rest)
+            return Alike(self._like, ids, [b"".join(whole)])
         messages = [
             b"".join((front, id.encode(), middle, payload, rest))
             for id, payload in zip(ids, payloads, strict=True)

@@ -104,7 +104,7 @@ class Store:
         try:
             if not self.wire.connected:
                 await self.wire.connect()
-            stamp = self.stamp()
+            stamp = b"" if self._clock is None else self.stamp()
             try:
                 return await self._scripts.post(name, keys, stamp, *args)
             except NoScriptError:

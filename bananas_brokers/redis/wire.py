@@ -50,7 +50,9 @@ class Wire:
 
     @property
     def connected(self) -> bool:
-        return self._connection is not None and self._is_here()
+        if self._transport is None or self._loop is not asyncio.get_running_loop():
+            return False
+        return self._pid == os.getpid()
 
     async def open(self) -> None:
         """Connect. Safe to repeat.
