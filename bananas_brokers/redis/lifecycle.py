@@ -11,9 +11,8 @@ from typing import Any, Final
 import msgspec
 
 from bananas_brokers.redis import header
-from bananas_brokers.redis.keys import Keys
 from bananas_brokers.redis.outcomes import rounds
-from bananas_brokers.redis.store import BATCH, BYTES, Store
+from bananas_brokers.redis.store import BATCH, BYTES, Fixed, Store
 from bananas_core import state
 from bananas_core.alike import Alike
 from bananas_core.job import (
@@ -31,6 +30,8 @@ from bananas_core.job import (
 )
 
 _LARGEST_GEN: Final = 0xFFFFFFFF
+_KINDS: Final = 1000
+"""So many are kept in mind."""
 _HOLD: Final = repr(state.FIRST_HOLD).encode()
 
 _Kind = tuple[str, int, str, int]
@@ -74,15 +75,44 @@ def _answer(job: Job | None, job_id: str, kind: PutKind) -> PutAnswer:
     return PutAnswer(kind=kind, id=job_id, gen=job.gen, send=send)
 
 
+class _Known(msgspec.Struct, frozen=True, kw_only=True):
+    """What is the same for all plain jobs like this one."""
+
+    like: JobPut
+    kind: _Kind
+    lone: Fixed
+    """The call of ``put_one.lua``."""
+
+
+def _known(store: Store, like: JobPut) -> _Known | None:
+    """None: it isn't plain. By identity, since a task submits the same ``like`` again and again."""
+    found: _Known | None = store.kinds.get(id(like))
+    if found is not None and found.like is like:
+        return found
+    if not header.is_plain(like):
+        return None
+    keys, queue = store.keys, like.routing_key
+    kind = queue, like.priority, like.name, like.max_attempts
+    ready, levels, bell = keys.ready(queue, like.priority), keys.levels(queue), keys.wake(queue)
+    names = (keys.heads, keys.messages, keys.events, keys.made, ready, levels, bell)
+    lone = store.fixed("put_one", names, *_kind_words(kind, False)[1:])
+    if len(store.kinds) >= _KINDS:
+        store.kinds.clear()
+    store.kinds[id(like)] = found = _Known(like=like, kind=kind, lone=lone)
+    return found
+
+
 async def put_alike(store: Store, jobs: Alike) -> list[PutAnswer]:
-    """``put`` of plain jobs that need not be looked at one by one."""
-    ids, messages, like = jobs.ids, jobs.messages, jobs.like
-    kind = (like.routing_key, like.priority, like.name, like.max_attempts)
+    """``put`` of jobs that need not be looked at one by one."""
+    known = _known(store, jobs.like)
+    if known is None:
+        return await put(store, jobs)
+    ids, messages = jobs.ids, jobs.messages
     if len(ids) == 1 and not store.guard:
-        names, words = _lone(store.keys, kind)
-        if await store.run("put_one", names, ids[0], messages[0], *words):
+        if await store.run_one(known.lone, ids[0], messages[0]):
             return [PutAnswer(kind=PutKind.CREATED, id=ids[0])]
         return await _answers(store, jobs, set())
+    kind = known.kind
     parts = _parts(messages)
     calls = [
         (stop - start, *ids[start:stop], *messages[start:stop], *_run(store, kind, stop - start))
@@ -139,15 +169,6 @@ def _put_words(store: Store, jobs: Sequence[JobPut]) -> list[Any]:
 def _run(store: Store, kind: _Kind, count: int) -> tuple[Any, ...]:
     """What ``put.lua`` is told of so many alike jobs."""
     return *_kind_words(kind, store.guard), count
-
-
-@lru_cache(maxsize=1024)
-def _lone(keys: Keys, kind: _Kind) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    """Keys and last arguments of ``put_one.lua``."""
-    queue, level, _, _ = kind
-    ready, levels, bell = keys.ready(queue, level), keys.levels(queue), keys.wake(queue)
-    names = (keys.heads, keys.messages, keys.events, keys.made, ready, levels, bell)
-    return tuple(name.encode() for name in names), _kind_words(kind, False)[1:]
 
 
 @lru_cache(maxsize=1024)

@@ -10,7 +10,6 @@ from bananas_brokers.redis import documents, lifecycle, prune, reads, upkeep
 from bananas_brokers.redis.connect import connector
 from bananas_brokers.redis.erase import erase
 from bananas_brokers.redis.facts import warnings_of
-from bananas_brokers.redis.header import is_plain
 from bananas_brokers.redis.outcomes import finish, signal
 from bananas_brokers.redis.settings import read_settings
 from bananas_brokers.redis.side import Ends
@@ -100,7 +99,7 @@ class RedisResultBackend:
             await lifecycle.settle(self._store, settled)
         if not jobs:
             return []
-        if type(jobs) is Alike and is_plain(jobs.like):
+        if isinstance(jobs, Alike):
             answers = await lifecycle.put_alike(self._store, jobs)
         else:
             answers = await lifecycle.put(self._store, jobs)

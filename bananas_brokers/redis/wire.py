@@ -97,6 +97,10 @@ class Wire:
         Raises:
             NotOpen: there is no connection at this moment.
         """
+        return self.write(pack_command(command))
+
+    def write(self, command: bytes) -> asyncio.Future[Any]:
+        """``post`` of a command that is packed already."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         transport = self._transport
@@ -105,7 +109,7 @@ class Wire:
             future.set_exception(error)
             return future
         self._waiting.append((future, loop.time() + self._timeout))
-        transport.write(pack_command(command))
+        transport.write(command)
         if self._watch is None:
             self._watch = loop.call_later(self._timeout, self._check)
         return future
@@ -152,7 +156,8 @@ class Wire:
 
     def answered(self, answer: Any) -> bool:
         """The next answer has come; whether the connection can be used any further."""
-        if isinstance(answer, exceptions.ConnectionError):
+        failed = isinstance(answer, Exception)
+        if failed and isinstance(answer, exceptions.ConnectionError):
             self._drop(answer)
             return False
         if not self._waiting:
@@ -160,7 +165,7 @@ class Wire:
         future = self._waiting.popleft()[0]
         if future.done():
             return True  # its caller was cancelled
-        if not isinstance(answer, Exception):
+        if not failed:
             future.set_result(answer)
             return True
         future.set_exception(answer)

@@ -8,7 +8,7 @@ local id, shape = ARGV[2], ARGV[6]
 local front = 'p' .. zero8 .. now8 .. none8 .. zero8 .. zero8 .. zero8 .. '0'
 if call('HSETNX', KEYS[1], id, front .. ARGV[5] .. now8 .. now8 .. shape) == 0 then return 0 end
 call('HSET', KEYS[2], id, ARGV[3])
-call('ZADD', KEYS[4], exactly, id)
+call('ZADD', KEYS[4], now, id)
 call('XADD', KEYS[3], '*', 'h', '-p' .. now8, shape, zero8 .. id)
 if call('RPUSH', KEYS[5], id) == 1 then call('ZADD', KEYS[6], ARGV[4], ARGV[4]) end
 ring(KEYS[7])
