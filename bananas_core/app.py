@@ -27,6 +27,7 @@ from bananas_core.task import (
     make_task,
     merge,
 )
+from bananas_core.template import Template
 from bananas_core.workflow.handle import Workflow, get_workflow
 from bananas_core.workflow.spec import Piece
 
@@ -325,12 +326,14 @@ class Bananas:
         check_name("name", name)
         check_options(options)
         check_one_id(options, len(payloads))
+        template, most = Template(name, options), self.max_payload
         return [
             JobSpec(
                 self,
                 name,
-                Unsent(payload=encode_named(payload, name, self.max_payload)),
+                Unsent(payload=encode_named(payload, name, most)),
                 options,
+                template=template,
             )
             for payload in payloads
         ]
@@ -344,14 +347,43 @@ class Bananas:
 
     async def submit_specs(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
         """Submit unsent jobs; handles in order. Raises as ``Task.submit`` does."""
-        ids = await self.connections.here().submit(self._submissions(specs))
+        ids = await self._sender(specs)(self.connections.here())
         return [Job(id, self, spec.annotation) for id, spec in zip(ids, specs, strict=True)]
 
     def submit_specs_blocking(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
         """``submit_specs`` for code without an event loop."""
-        jobs = self._submissions(specs)
-        ids = self.connections.elsewhere(lambda connection: connection.submit(jobs))
+        ids = self.connections.elsewhere(self._sender(specs))
         return [Job(id, self, spec.annotation) for id, spec in zip(ids, specs, strict=True)]
+
+    def submit_alike(
+        self, template: Template, payloads: Sequence[bytes]
+    ) -> Coroutine[Any, Any, list[str]]:
+        """Submit jobs of one kind; ids in order. Raises as ``Task.submit`` does."""
+        if not template.simple:
+            self.use_options(template.options)
+        return self.connections.here().submitter.submit_alike(template, payloads)
+
+    def submit_alike_blocking(self, template: Template, payloads: Sequence[bytes]) -> list[str]:
+        """``submit_alike`` for code without an event loop."""
+        if not template.simple:
+            self.use_options(template.options)
+        return self.connections.elsewhere(
+            lambda connection: connection.submitter.submit_alike(template, payloads)
+        )
+
+    def _sender(
+        self, specs: Sequence[JobSpec[Any]]
+    ) -> Callable[[Connection], Coroutine[Any, Any, list[str]]]:
+        """How to send them. Raises InvalidPayload, ConfigurationError."""
+        template = specs[0].template if specs else None
+        if template is None or any(spec.template is not template for spec in specs):
+            jobs = self._submissions(specs)
+            return lambda connection: connection.submit(jobs)
+        for spec in specs:
+            check_complete(spec)
+        self.use_options(template.options)
+        payloads = [spec.payload for spec in specs]
+        return lambda connection: connection.submitter.submit_alike(template, payloads)
 
     def _submissions(self, specs: Sequence[JobSpec[Any]]) -> list[Submission]:
         for spec in specs:

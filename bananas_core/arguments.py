@@ -17,11 +17,11 @@ from types import NoneType
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, convert
 from msgspec.structs import asdict
 
 from bananas_core.errors import ConfigurationError, InvalidPayload
-from bananas_core.message import encode_payload
+from bananas_core.message import encode_if_simple, encode_payload
 
 _SCALARS: Final = frozenset({str, int, float, bool, bytes, NoneType})
 """Types whose values are proved good by ``convert`` alone."""
@@ -81,10 +81,36 @@ class Arguments:
                 form. The text names it.
             PayloadTooLarge: over ``max_bytes``.
         """
-        bound = self._bind(args, kwargs)
-        self._check(bound)
-        self._validate(bound)
+        if self._extra is not None:
+            bound = self._bind(args, kwargs)
+            self._check(bound)
+            self._validate(bound)
+            return self._encode(bound, max_bytes)
+        if not args and type(kwargs) is dict:
+            bound = kwargs
+        elif not kwargs and len(args) <= len(self._positions):
+            bound = dict(zip(self._positions, args, strict=False))
+        else:
+            bound = self._bind(args, kwargs)
+        try:
+            # This alone would do: it finds what is missing, unknown or of a wrong type.
+            convert(bound, self._model or self.compile(), dec_hook=_read)
+        except msgspec.ValidationError as error:
+            check_named(bound, self._task)
+            self._check(self._bind((), bound))
+            raise self._invalid(error) from error
+        if _SCALARS.issuperset(map(type, bound.values())):
+            raw = encode_if_simple(bound)
+            if raw is not None and len(raw) <= max_bytes:
+                return raw
         return self._encode(bound, max_bytes)
+
+    def encode_named(self, payload: Mapping[str, Any], max_bytes: int) -> bytes:
+        """``encode`` of arguments that are named already."""
+        if type(payload) is not dict or self._extra is not None:
+            check_named(payload, self._task)
+            payload = dict(payload)
+        return self.encode((), payload, max_bytes)
 
     def unsent(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], max_bytes: int) -> Unsent:
         """The same for a job that may become part of a workflow: arguments may be missing, or be
@@ -114,7 +140,7 @@ class Arguments:
 
     def _encode(self, bound: dict[str, Any], max_bytes: int) -> bytes:
         raw = encode_value(bound, f"arguments of {self._task}", max_bytes)
-        if any(type(value) not in _SCALARS for value in bound.values()):
+        if not _SCALARS.issuperset(map(type, bound.values())):
             # An object may pass `convert` as it is and yet hold what can't be read back.
             self.decode(raw)
         return raw

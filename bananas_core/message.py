@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -132,6 +133,17 @@ def encode_message(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
+@lru_cache(maxsize=2)
+def _second(second: int) -> bytes:
+    return _encoder.encode(datetime.fromtimestamp(second, UTC))[:-2]
+
+
+def encode_instant(now: float) -> bytes:
+    """Unix seconds as a message has them: a JSON string."""
+    second, micros = divmod(round(now * 1_000_000), 1_000_000)
+    return b'%b.%06dZ"' % (_second(second), micros)
+
+
 def decode_message(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Message:
     """Parse bytes from a transport that nobody vouches for.
 
@@ -219,6 +231,15 @@ def encode_payload(arguments: object, *, max_bytes: int = 8 << 20) -> bytes:
     if len(raw) > max_bytes:
         raise PayloadTooLarge(f"{len(raw)} bytes are over max_payload = {max_bytes}")
     return raw
+
+
+def encode_if_simple(arguments: object) -> bytes | None:
+    """The same JSON as ``encode_payload`` if nothing about it needs a closer look, else None."""
+    try:
+        raw = _encoder.encode(arguments)
+    except Exception:
+        return None
+    return None if b"null" in raw else raw
 
 
 def _has_nan(value: object) -> bool:

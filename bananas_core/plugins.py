@@ -63,6 +63,8 @@ class PluginManager:
         self._pluggy = pluggy.PluginManager(hooks.PROJECT)
         self._pluggy.add_hookspecs(hooks)
         self._calls: dict[str, tuple[tuple[Plugin, Callable[..., Any]], ...]] = {}
+        self.submits = False
+        """Whether any plugin is asked or told about submitted jobs."""
         for plugin in plugins:
             self.register(plugin)
 
@@ -98,6 +100,7 @@ class PluginManager:
             for name, caller in vars(self._pluggy.hook).items()
             if isinstance(caller, pluggy.HookCaller) and caller.get_hookimpls()
         }
+        self.submits = self.has("before_submit") or self.has("after_submit")
 
     def use(self, feature: Feature) -> None:
         """Have the plugin of a task's option, once. Raises ConfigurationError."""

@@ -1,6 +1,7 @@
 """The producer's side: put, then send with confirmation, then settle; in batches.
 
 Jobs that are submitted concurrently share requests. Nothing waits when no request is under way.
+Jobs that nobody has to look at one by one (no plugin, codec, or rare option) go as ``Alike``.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from bananas_core.alike import Alike, together
 from bananas_core.blobs import INLINE, encode_payload_value
-from bananas_core.clock import Clock
+from bananas_core.clock import Clock, new_ids
 from bananas_core.codec import CodecContext, Codecs
 from bananas_core.errors import (
     DuplicateJob,
@@ -30,6 +32,7 @@ from bananas_core.options import Submission, to_put
 from bananas_core.pair import Pair
 from bananas_core.plugins import PluginManager
 from bananas_core.send import send_ready
+from bananas_core.template import Template
 from bananas_core.transport import Outgoing
 from bananas_core.unique_rule import UniqueRule, mark, rule_of
 
@@ -48,12 +51,15 @@ HEADROOM: Final = 16_384
 
 
 class _Group:
-    """Jobs of one caller that go together, and where the caller waits."""
+    """Jobs of one caller that go together, and where the caller waits: submissions, or what is
+    ready to be put."""
 
-    __slots__ = ("future", "jobs")
+    __slots__ = ("future", "jobs", "ready", "size")
 
-    def __init__(self, jobs: Sequence[Submission]) -> None:
+    def __init__(self, jobs: Sequence[Submission], ready: Alike | None = None) -> None:
         self.jobs = jobs
+        self.ready = ready
+        self.size = len(jobs) if ready is None else len(ready)
         self.future: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
 
 
@@ -71,11 +77,17 @@ class Submitter:
         self._pair = pair
         self._plugins = plugins
         self._codecs = codecs
+        self._coded = bool(codecs)
         self._clock = clock
         room = pair.transport.capabilities.max_message
         self._inline = min(INLINE, max(0, room - HEADROOM) * 3 // 4)
         self._queue: deque[_Group] = deque()
         self._flights: set[asyncio.Task[None]] = set()
+        self._alone = 0
+        """Requests under way that their callers make themselves."""
+        self._crowded = False
+        """Whether the last request had jobs of several callers: then it pays to wait for more."""
+        self._landed_alone: asyncio.Event | None = None
         self._scheduled = False
         self._settled: list[Settled] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -91,7 +103,35 @@ class Submitter:
                 that could not be sent are sent by any worker later. Safe to repeat with the
                 same ids.
         """
-        groups = [_Group(jobs[start : start + BATCH]) for start in range(0, len(jobs), BATCH)]
+        return await self._queued(
+            [_Group(jobs[start : start + BATCH]) for start in range(0, len(jobs), BATCH)]
+        )
+
+    async def submit_alike(self, template: Template, payloads: Sequence[bytes]) -> list[str]:
+        """``submit`` for new jobs of one kind."""
+        ids, now = new_ids(len(payloads)), self._clock.now()
+        looked_at = self._plugins.submits or self._coded or not template.simple or not ids
+        if looked_at or max(map(len, payloads)) > self._inline:
+            return await self.submit(template.submissions(ids, payloads, now))
+        ready = template.jobs(ids, payloads, now)
+        if len(ids) > BATCH:
+            return await self._queued([_Group((), part) for part in ready.parts(BATCH)])
+        full = len(self._flights) + self._alone >= FLIGHTS
+        if full or self._crowded or self._queue or not self._pair.fused:
+            return await self._queued([_Group((), ready)])
+        self._alone += 1
+        try:
+            answers = await self._pair.backend.put(ready)
+        finally:
+            self._alone -= 1
+            if self._queue:
+                self._take_off()
+            if self._landed_alone is not None:
+                self._landed_alone.set()
+        return [answer.id for answer in answers]
+
+    async def _queued(self, groups: Sequence[_Group]) -> list[str]:
+        """Wait until they were sent; all ids in order, or the first error."""
         self._queue.extend(groups)
         if not self._scheduled:
             self._scheduled = True
@@ -112,9 +152,13 @@ class Submitter:
 
     async def close(self) -> None:
         """Finish what was submitted, and settle it. Safe to repeat."""
-        while self._queue or self._flights:
+        while self._queue or self._flights or self._alone:
             self._take_off()
-            await asyncio.wait(self._flights)
+            if self._flights:
+                await asyncio.wait(self._flights)
+            else:
+                self._landed_alone = asyncio.Event()
+                await self._landed_alone.wait()
         if self._timer is not None:
             self._timer.cancel()
         if self._settling is not None:
@@ -124,12 +168,16 @@ class Submitter:
     def _take_off(self) -> None:
         """Start requests as far as there may be more."""
         self._scheduled = False
-        while self._queue and len(self._flights) < FLIGHTS:
+        while self._queue and len(self._flights) + self._alone < FLIGHTS:
             groups = [self._queue.popleft()]
-            size = len(groups[0].jobs)
-            while self._queue and size + len(self._queue[0].jobs) <= BATCH:
-                size += len(self._queue[0].jobs)
+            size, ready = groups[0].size, groups[0].ready is not None
+            while self._queue:
+                after = self._queue[0]
+                size += after.size
+                if size > BATCH or (after.ready is not None) is not ready:
+                    break
                 groups.append(self._queue.popleft())
+            self._crowded = len(groups) > 1
             flight = asyncio.get_running_loop().create_task(self._fly(groups))
             self._flights.add(flight)
             flight.add_done_callback(self._landed)
@@ -141,20 +189,22 @@ class Submitter:
 
     async def _fly(self, groups: Sequence[_Group]) -> None:
         """One request; every caller gets its ids, or the first error among its jobs."""
-        jobs = [job for group in groups for job in group.jobs]
+        count = sum(group.size for group in groups)
+        ready = [group.ready for group in groups if group.ready is not None]
         results: list[str | Exception]
         try:
-            results = await self._send(jobs)
+            if ready:
+                results = await self._send_ready_ones(together(ready))
+            else:
+                results = await self._send([job for group in groups for job in group.jobs])
         except Exception as error:
-            results = [error] * len(jobs)
+            results = [error] * count
         except asyncio.CancelledError:
-            results = [TransportUnavailable("the app was closed; the outcome is unknown")] * len(
-                jobs
-            )
+            results = [TransportUnavailable("the app was closed; the outcome is unknown")] * count
         start = 0
         for group in groups:
-            mine = results[start : start + len(group.jobs)]
-            start += len(group.jobs)
+            mine = results[start : start + group.size]
+            start += group.size
             if group.future.done():
                 continue  # its caller was cancelled
             refused = next((item for item in mine if isinstance(item, Exception)), None)
@@ -162,6 +212,13 @@ class Submitter:
                 group.future.set_exception(refused)
             else:
                 group.future.set_result([item for item in mine if isinstance(item, str)])
+
+    async def _send_ready_ones(self, puts: Sequence[JobPut]) -> list[str | Exception]:
+        answers = await self._put_plain(puts)
+        results: list[str | Exception] = [answer.id for answer in answers]
+        for place, refused in await self._send_messages(puts, answers):
+            results[place] = refused
+        return results
 
     async def _send(self, jobs: list[Submission]) -> list[str | Exception]:
         wanted: list[Submission | Exception] = list(jobs)
@@ -204,16 +261,20 @@ class Submitter:
         plain = [i for i in range(len(puts)) if i not in set(keyed)] if keyed else range(len(puts))
         found: dict[int, PutAnswer | DuplicateJob] = {}
         if plain:
-            settled, self._settled = self._settled, []
-            try:
-                answers = await self._pair.backend.put([puts[i] for i in plain], settled=settled)
-            except BaseException:
-                self._settled.extend(settled)
-                raise
+            answers = await self._put_plain([puts[i] for i in plain])
             found.update(zip(plain, answers, strict=True))
         if keyed:
             found.update(zip(keyed, await self._put_keyed(jobs, puts, keyed), strict=True))
         return [found[i] for i in range(len(puts))]
+
+    async def _put_plain(self, puts: Sequence[JobPut]) -> list[PutAnswer]:
+        """Record, and settle earlier sends on the way."""
+        settled, self._settled = self._settled, []
+        try:
+            return await self._pair.backend.put(puts, settled=settled)
+        except BaseException:
+            self._settled.extend(settled)
+            raise
 
     async def _put_keyed(
         self, jobs: Sequence[Submission], puts: Sequence[JobPut], keyed: Sequence[int]
@@ -264,8 +325,10 @@ class Submitter:
         self, puts: Sequence[JobPut], answers: Sequence[PutAnswer]
     ) -> list[tuple[int, TransportError]]:
         """Send what is pending; which were refused, by place."""
+        if self._pair.fused:
+            return []
         places = [i for i, answer in enumerate(answers) if answer.send]
-        if self._pair.fused or not places:
+        if not places:
             return []
         messages = []
         for i in places:

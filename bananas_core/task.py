@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 import msgspec
@@ -12,17 +13,17 @@ from bananas_core.arguments import (
     Arguments,
     Later,
     Unsent,
-    check_named,
     encode_value,
     local_names,
 )
 from bananas_core.clock import seconds
 from bananas_core.errors import ConfigurationError, InvalidPayload
-from bananas_core.handle import Job
-from bananas_core.message import Backoff, check_name
+from bananas_core.handle import Job, Office
+from bananas_core.message import Backoff, check_name, encode_if_simple
 from bananas_core.options import JobOptions, check_options
 from bananas_core.plugins import Feature
 from bananas_core.retry import RetryPolicy
+from bananas_core.template import Template
 from bananas_core.workflow.spec import Host as WorkflowHost
 from bananas_core.workflow.spec import Piece
 
@@ -30,11 +31,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Host(WorkflowHost, Protocol):
+class Host(WorkflowHost, Office, Protocol):
     """What a task needs of its app."""
-
-    @property
-    def max_payload(self) -> int: ...
 
     async def submit_specs(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
         """Submit in order."""
@@ -44,12 +42,30 @@ class Host(WorkflowHost, Protocol):
         """The same for code without an event loop."""
         ...
 
+    def submit_alike(
+        self, template: Template, payloads: Sequence[bytes]
+    ) -> Coroutine[Any, Any, list[str]]:
+        """Submit jobs of one kind; ids in order."""
+        ...
+
+    def submit_alike_blocking(self, template: Template, payloads: Sequence[bytes]) -> list[str]:
+        """The same for code without an event loop."""
+        ...
+
 
 class JobSpec(Piece, Generic[R]):
     """A job that was not sent yet: a task, encoded arguments, and options. Never changes. ``|``
     makes a chain of it and what comes next."""
 
-    __slots__ = ("_arguments", "_unsent", "annotation", "host", "name", "options_given")
+    __slots__ = (
+        "_arguments",
+        "_unsent",
+        "annotation",
+        "host",
+        "name",
+        "options_given",
+        "template",
+    )
 
     def __init__(
         self,
@@ -59,11 +75,14 @@ class JobSpec(Piece, Generic[R]):
         options: JobOptions,
         annotation: Any = None,
         arguments: Arguments | None = None,
+        template: Template | None = None,
     ) -> None:
+        """``template``: of ``name`` and ``options``, if it is there already."""
         self.host = host
         self.name = name
         self.options_given = options
         self.annotation = annotation
+        self.template = template
         self._unsent = unsent
         self._arguments = arguments
 
@@ -166,7 +185,10 @@ class Task(Generic[P, R]):
             TransportError, ResultBackendError: the outcome is unknown. To try again safely,
                 choose the id: ``task.job(…).options(job_id=…).submit()``.
         """
-        return (await self._host.submit_specs([self._whole(args, kwargs)]))[0]
+        host, arguments = self._host, self._arguments
+        payload = arguments.encode(args, kwargs, host.max_payload)
+        (id,) = await host.submit_alike(self._template, (payload,))
+        return Job(id, host, arguments.result_type)
 
     async def submit_many(
         self, arguments: Sequence[Mapping[str, Any]], **options: Unpack[JobOptions]
@@ -177,7 +199,8 @@ class Task(Generic[P, R]):
             InvalidPayload: one of them is not valid; nothing was sent.
             TransportError, ResultBackendError: it is unknown which of them were accepted.
         """
-        return await self._host.submit_specs(self.specs(arguments, options))
+        template, payloads = self._many(arguments, options)
+        return self._handles(await self._host.submit_alike(template, payloads))
 
     @overload
     def job(self) -> JobSpec[R]: ...
@@ -192,7 +215,7 @@ class Task(Generic[P, R]):
             InvalidPayload: what is given doesn't fit the signature, or has no JSON form.
         """
         unsent = self._arguments.unsent(args, kwargs, self._host.max_payload)
-        return self._spec(unsent, self._defaults())
+        return self._spec(unsent, self._template)
 
     def step(self, *args: Any, **kwargs: Any) -> JobSpec[R]:
         """``job`` for type checkers that are not to miss arguments: a step of a workflow which
@@ -201,13 +224,16 @@ class Task(Generic[P, R]):
 
     def submit_blocking(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """``submit`` for code without an event loop."""
-        return self._host.submit_specs_blocking([self._whole(args, kwargs)])[0]
+        payload = self._arguments.encode(args, kwargs, self._host.max_payload)
+        ids = self._host.submit_alike_blocking(self._template, (payload,))
+        return self._handles(ids)[0]
 
     def submit_many_blocking(
         self, arguments: Sequence[Mapping[str, Any]], **options: Unpack[JobOptions]
     ) -> list[Job[R]]:
         """``submit_many`` for code without an event loop."""
-        return self._host.submit_specs_blocking(self.specs(arguments, options))
+        template, payloads = self._many(arguments, options)
+        return self._handles(self._host.submit_alike_blocking(template, payloads))
 
     @property
     def features(self) -> tuple[Feature, ...]:
@@ -231,33 +257,51 @@ class Task(Generic[P, R]):
             InvalidPayload: it has no JSON form, or is NaN or infinite.
             PayloadTooLarge: over the app's ``max_payload``.
         """
-        return encode_value(value, self._result_of, self._host.max_payload)
+        raw, most = encode_if_simple(value), self._host.max_payload
+        if raw is not None and len(raw) <= most:
+            return raw
+        return encode_value(value, self._result_of, most)
 
     def specs(
         self, arguments: Sequence[Mapping[str, Any]], options: JobOptions
     ) -> list[JobSpec[R]]:
         """Unsent jobs, one for each mapping of named arguments. Raises InvalidPayload."""
-        merged = self._defaults()
+        template, payloads = self._many(arguments, options)
+        return [self._spec(Unsent(payload=payload), template) for payload in payloads]
+
+    def _many(
+        self, arguments: Sequence[Mapping[str, Any]], options: JobOptions
+    ) -> tuple[Template, list[bytes]]:
+        """What the jobs have in common, and the arguments of each. Raises InvalidPayload."""
+        template = self._template
         if options:
-            merged = merge(merged, options)
+            merged = merge(self._defaults(), options)
             check_options(merged)
             check_one_id(merged, len(arguments))
-        for mapping in arguments:
-            check_named(mapping, self.name)
-        most = self._host.max_payload
-        return [
-            self._spec(Unsent(payload=self._arguments.encode((), mapping, most)), merged)
-            for mapping in arguments
-        ]
+            template = Template(self.name, merged)
+        encode, most = self._arguments.encode_named, self._host.max_payload
+        return template, [encode(mapping, most) for mapping in arguments]
 
-    def _whole(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> JobSpec[R]:
-        """With all its arguments. Raises InvalidPayload."""
-        payload = self._arguments.encode(args, kwargs, self._host.max_payload)
-        return self._spec(Unsent(payload=payload), self._defaults())
+    def _handles(self, ids: Sequence[str]) -> list[Job[R]]:
+        host, annotation = self._host, self._arguments.result_type
+        return [Job(id, host, annotation) for id in ids]
 
-    def _spec(self, unsent: Unsent, options: JobOptions) -> JobSpec[R]:
+    def _spec(self, unsent: Unsent, template: Template) -> JobSpec[R]:
         arguments = self._arguments
-        return JobSpec(self._host, self.name, unsent, options, arguments.result_type, arguments)
+        return JobSpec(
+            self._host,
+            self.name,
+            unsent,
+            template.options,
+            arguments.result_type,
+            arguments,
+            template,
+        )
+
+    @cached_property
+    def _template(self) -> Template:
+        """Of its jobs without options of their own."""
+        return Template(self.name, self._defaults())
 
     def _defaults(self) -> JobOptions:
         options = JobOptions(

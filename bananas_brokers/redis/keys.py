@@ -44,6 +44,8 @@ class Keys:
         """Set: jobs with documents under ``job/{id}/``."""
         self.done = prefix + "done"
         """Channel: ids that have ended."""
+        self.of_put = (self.heads, self.messages, self.events, self.made, self.due)
+        """Those of ``put.lua``."""
 
     def claims(self, session: str) -> str:
         """Hash: fence → ids claimed together; fence# → how many of them still run."""

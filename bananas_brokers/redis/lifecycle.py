@@ -3,7 +3,8 @@ what is not is decided by ``state.py`` and written by compare-and-set."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Final
 
@@ -11,8 +12,9 @@ import msgspec
 
 from bananas_brokers.redis import header
 from bananas_brokers.redis.outcomes import rounds
-from bananas_brokers.redis.store import BATCH, BYTES, Store
+from bananas_brokers.redis.store import BATCH, BYTES, Fixed, Store
 from bananas_core import state
+from bananas_core.alike import Alike
 from bananas_core.job import (
     Claim,
     Held,
@@ -28,6 +30,12 @@ from bananas_core.job import (
 )
 
 _LARGEST_GEN: Final = 0xFFFFFFFF
+_KINDS: Final = 1000
+"""So many are kept in mind."""
+_HOLD: Final = repr(state.FIRST_HOLD).encode()
+
+_Kind = tuple[str, int, str, int]
+"""Routing key, priority, name, max_attempts: what is in the header of a new plain job."""
 
 
 async def put(store: Store, jobs: Sequence[JobPut], *, keep_for: float = 0.0) -> list[PutAnswer]:
@@ -67,53 +75,123 @@ def _answer(job: Job | None, job_id: str, kind: PutKind) -> PutAnswer:
     return PutAnswer(kind=kind, id=job_id, gen=job.gen, send=send)
 
 
+class _Known(msgspec.Struct, frozen=True, kw_only=True):
+    """What is the same for all plain jobs like this one."""
+
+    like: JobPut
+    kind: _Kind
+    lone: Fixed
+    """The call of ``put_one.lua``."""
+
+
+def _known(store: Store, like: JobPut) -> _Known | None:
+    """None: it isn't plain. By identity, since a task submits the same ``like`` again and again."""
+    found: _Known | None = store.kinds.get(id(like))
+    if found is not None and found.like is like:
+        return found
+    if not header.is_plain(like):
+        return None
+    keys, queue = store.keys, like.routing_key
+    kind = queue, like.priority, like.name, like.max_attempts
+    ready, levels, bell = keys.ready(queue, like.priority), keys.levels(queue), keys.wake(queue)
+    names = (keys.heads, keys.messages, keys.events, keys.made, ready, levels, bell)
+    lone = store.fixed("put_one", names, *_kind_words(kind, False)[1:])
+    if len(store.kinds) >= _KINDS:
+        store.kinds.clear()
+    store.kinds[id(like)] = found = _Known(like=like, kind=kind, lone=lone)
+    return found
+
+
+async def put_alike(store: Store, jobs: Alike) -> list[PutAnswer]:
+    """``put`` of jobs that need not be looked at one by one."""
+    known = _known(store, jobs.like)
+    if known is None:
+        return await put(store, jobs)
+    ids, messages = jobs.ids, jobs.messages
+    if len(ids) == 1 and not store.guard:
+        if await store.run_one(known.lone, ids[0], messages[0]):
+            return [PutAnswer(kind=PutKind.CREATED, id=ids[0])]
+        return await _answers(store, jobs, set())
+    kind = known.kind
+    parts = _parts(messages)
+    calls = [
+        (stop - start, *ids[start:stop], *messages[start:stop], *_run(store, kind, stop - start))
+        for start, stop in parts
+    ]
+    answers = await _run_put(store, calls)
+    if any(answers):
+        places = (
+            start + place - 1
+            for (start, _), existed in zip(parts, answers, strict=True)
+            for place in existed
+        )
+        there = {ids[place] for place in places}
+        return await _answers(store, jobs, set(ids) - there)
+    send = store.guard
+    return [PutAnswer(kind=PutKind.CREATED, id=id, send=send) for id in ids]
+
+
 async def _put_plain(store: Store, jobs: Sequence[JobPut]) -> set[str]:
-    keys, guard = store.keys, store.guard
-    calls = [_put_words(store, part) for part in _parts(jobs)]
-    names = (keys.heads, keys.messages, keys.events, keys.made, keys.due)
-    hold = repr(state.FIRST_HOLD) if guard else ""
-    answers = await store.run_all("put", names, [(keys.prefix, hold, *words) for words in calls])
+    parts = [jobs[start:stop] for start, stop in _parts([job.message for job in jobs])]
+    answers = await _run_put(store, [_put_words(store, part) for part in parts])
     created: set[str] = set()
-    for part, existed in zip(_parts(jobs), answers, strict=True):
+    for part, existed in zip(parts, answers, strict=True):
         there = {place - 1 for place in existed}
         created.update(job.id for i, job in enumerate(part) if i not in there)
     return created
+
+
+def _run_put(store: Store, calls: Sequence[Sequence[Any]]) -> Coroutine[Any, Any, list[list[int]]]:
+    """Places, from 1, of the jobs of each call that existed."""
+    keys = store.keys
+    front = keys.prefix.encode(), _HOLD if store.guard else b""
+    return store.run_all("put", keys.of_put, [(*front, *words) for words in calls])
 
 
 def _put_words(store: Store, jobs: Sequence[JobPut]) -> list[Any]:
     words: list[Any] = [len(jobs)]
     words += [job.id for job in jobs]
     words += [job.message for job in jobs]
-    run: tuple[Any, ...] | None = None
+    run: _Kind | None = None
     count = 0
     for job in jobs:
         kind = (job.routing_key, job.priority, job.name, job.max_attempts)
         if kind != run:
             if run is not None:
-                words += _run_words(store, run, count)
+                words += _run(store, run, count)
             run, count = kind, 0
         count += 1
     if run is not None:
-        words += _run_words(store, run, count)
+        words += _run(store, run, count)
     return words
 
 
-def _run_words(store: Store, run: tuple[Any, ...], count: int) -> tuple[Any, ...]:
-    queue, priority, name, attempts = run
-    middle = header.middle_of(priority, guard=store.guard)
-    return queue, priority, middle, header.shape_of(name, queue, attempts), count
+def _run(store: Store, kind: _Kind, count: int) -> tuple[Any, ...]:
+    """What ``put.lua`` is told of so many alike jobs."""
+    return *_kind_words(kind, store.guard), count
 
 
-def _parts(jobs: Sequence[JobPut]) -> list[Sequence[JobPut]]:
-    parts: list[Sequence[JobPut]] = []
+@lru_cache(maxsize=1024)
+def _kind_words(kind: _Kind, guard: bool) -> tuple[Any, ...]:
+    queue, priority, name, attempts = kind
+    middle = header.middle_of(priority, guard=guard)
+    shape = header.shape_of(name, queue, attempts)
+    return queue.encode(), b"%d" % priority, middle, shape
+
+
+def _parts(messages: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Where to cut, so that a script stays short: from, to."""
+    count = len(messages)
+    if count == 1:
+        return [(0, 1)]
+    parts: list[tuple[int, int]] = []
     start, size = 0, 0
-    for i, job in enumerate(jobs):
-        more = len(job.message)
+    for i, more in enumerate(map(len, messages)):
         if i > start and (i - start >= BATCH or size + more > BYTES):
-            parts.append(jobs[start:i])
+            parts.append((start, i))
             start, size = i, 0
         size += more
-    parts.append(jobs[start:])
+    parts.append((start, count))
     return parts
 
 

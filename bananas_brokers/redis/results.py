@@ -14,6 +14,7 @@ from bananas_brokers.redis.outcomes import finish, signal
 from bananas_brokers.redis.settings import read_settings
 from bananas_brokers.redis.side import Ends
 from bananas_brokers.redis.store import Store
+from bananas_core.alike import Alike
 from bananas_core.clock import Clock
 from bananas_core.errors import (
     ResultBackendError,
@@ -98,8 +99,12 @@ class RedisResultBackend:
             await lifecycle.settle(self._store, settled)
         if not jobs:
             return []
-        answers = await lifecycle.put(self._store, jobs)
-        await self._store.replicated()
+        if isinstance(jobs, Alike):
+            answers = await lifecycle.put_alike(self._store, jobs)
+        else:
+            answers = await lifecycle.put(self._store, jobs)
+        if self.settings.wait_replicas:
+            await self._store.replicated()
         return answers
 
     async def claim(self, session: str, hints: Sequence[Hint]) -> list[Verdict]:

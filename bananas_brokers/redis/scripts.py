@@ -5,32 +5,41 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any, Final
 
-from redis import exceptions
+from hiredis import pack_command
 
 from bananas_brokers.redis.wire import Wire
 
+KeyNames = tuple[str, ...] | tuple[bytes, ...]
+Split = tuple[bytes, bytes]
+"""A packed call but for what differs each time."""
+_SHORT: Final = frozenset(("put_one",))
+"""Scripts for one job at a time, where each line of a common beginning counts."""
 _USES: Final = re.compile(r"^-- USES: (.+)$", re.MULTILINE)
 
 
 class Script:
-    """One file of ``lua/``: its first line, then ``_time.lua``, what it uses, and its text."""
+    """One file of ``lua/``: its first line, then ``_now.lua``, mostly ``_time.lua``, what it uses,
+    and its text."""
 
     def __init__(self, name: str) -> None:
         text = _read(name)
         flags, _, body = text.partition("\n")
         uses = _USES.search(text)
-        parts = ["_time", *(f"_{part}" for part in (uses[1].split() if uses else ()))]
+        parts = ["_now", *(f"_{part}" for part in (uses[1].split() if uses else ()))]
+        if name not in _SHORT:
+            parts.insert(1, "_time")
         self.name = name
         self.text = "\n".join([flags, *(_read(part) for part in parts), body])
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest().encode()
 
 
 NAMES: Final = (
     "apply cas cas_new claim create docs due finish forget get_docs inbox load prune purge put "
-    "receive renew send settle settle_mail stats sweep"
+    "put_one receive renew send settle settle_mail stats sweep"
 ).split()
 
 
@@ -47,24 +56,27 @@ class Scripts:
             *(self._wire.call("SCRIPT", "LOAD", s.text) for s in self._scripts.values())
         )
 
-    async def run(self, name: str, keys: tuple[str, ...], *args: Any) -> Any:
-        """Run one script. Safe to repeat as far as the script says."""
-        if not self._wire.connected:
-            await self._wire.connect()
-        return await self.answer(self.post(name, keys, *args), name, keys, *args)
+    def post(self, name: str, keys: KeyNames, *args: Any) -> asyncio.Future[Any]:
+        """Write the call now, while connected. Calls run in the order of posting. Its answer may
+        be NoScriptError: then nothing was done, and ``whole`` does it."""
+        return self._wire.post(b"EVALSHA", self._scripts[name].sha, len(keys), *keys, *args)
 
-    def post(self, name: str, keys: tuple[str, ...], *args: Any) -> asyncio.Future[Any]:
-        """Write the call now; await ``answer`` for it. Calls run in the order of posting."""
-        return self._wire.post("EVALSHA", self._scripts[name].sha, len(keys), *keys, *args)
+    def split(self, name: str, keys: KeyNames, args: Sequence[Any], places: int) -> Split:
+        """What is the same in each call of a script whose first argument is empty, the last ones
+        are ``args``, and ``places`` between them differ."""
+        front = (b"EVALSHA", self._scripts[name].sha, len(keys), *keys, b"")
+        count = len(front) + places + len(args)
+        return b"*%d\r\n%b" % (count, _items(front)), b"\r\n" + _items(args)
 
-    async def answer(
-        self, future: asyncio.Future[Any], name: str, keys: tuple[str, ...], *args: Any
-    ) -> Any:
-        """The answer of a posted call; the script is sent whole if the server forgot it."""
-        try:
-            return await future
-        except exceptions.NoScriptError:
-            return await self._wire.call("EVAL", self._scripts[name].text, len(keys), *keys, *args)
+    async def whole(self, name: str, keys: KeyNames, *args: Any) -> Any:
+        """The same with the script's text, for a server that forgot it."""
+        return await self._wire.call("EVAL", self._scripts[name].text, len(keys), *keys, *args)
+
+
+def _items(words: Sequence[Any]) -> bytes:
+    """Packed, without how many they are."""
+    packed: bytes = pack_command(tuple(words))
+    return packed.partition(b"\r\n")[2]
 
 
 def _read(name: str) -> str:

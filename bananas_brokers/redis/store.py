@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from bananas_brokers.redis.changes import Change, commands
 from bananas_brokers.redis.connect import connector
@@ -16,7 +16,7 @@ from bananas_brokers.redis.errors import NotOpen, translate
 from bananas_brokers.redis.facts import Facts, read_facts
 from bananas_brokers.redis.header import decode
 from bananas_brokers.redis.keys import Keys
-from bananas_brokers.redis.scripts import Scripts
+from bananas_brokers.redis.scripts import KeyNames, Scripts, Split
 from bananas_brokers.redis.settings import Settings
 from bananas_brokers.redis.wire import Wire
 from bananas_core.clock import Clock
@@ -37,6 +37,9 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     jobs: dict[str, Job]
     heads: dict[str, bytes]
 
+
+Fixed = tuple[str, KeyNames, tuple[Any, ...], Split]
+"""A script, its keys, its last arguments, and these packed."""
 
 Decide = Callable[[str, Job | None, float], Job | None]
 """id, record, time → the next value; the same one or None changes nothing. May be asked again."""
@@ -59,6 +62,8 @@ class Store:
         self.wire = Wire(connector(settings, self.keys), settings.socket_timeout)
         self.guard = True
         self._scripts = Scripts(self.wire)
+        self.kinds: dict[int, Any] = {}
+        """What ``lifecycle.py`` has worked out for jobs that come often."""
         self.facts = Facts()
         self._clock = clock
         self._errors = (refused, unavailable)
@@ -99,16 +104,42 @@ class Store:
         """The first argument of every script: empty where the server's own clock counts."""
         return b"" if self._clock is None else repr(self._clock.now())
 
-    async def run(self, name: str, keys: tuple[str, ...], *args: Any) -> Any:
+    async def run(self, name: str, keys: KeyNames, *args: Any) -> Any:
         """One script, translated errors."""
         try:
-            return await self._scripts.run(name, keys, self.stamp(), *args)
+            if not self.wire.connected:
+                await self.wire.connect()
+            stamp = b"" if self._clock is None else self.stamp()
+            try:
+                return await self._scripts.post(name, keys, stamp, *args)
+            except NoScriptError:
+                return await self._scripts.whole(name, keys, stamp, *args)
         except (RedisError, OSError, NotOpen) as error:
             raise self.translated(error) from error
 
-    async def run_all(
-        self, name: str, keys: tuple[str, ...], calls: Sequence[Sequence[Any]]
-    ) -> list[Any]:
+    async def run_one(self, script: Fixed, id: str, message: bytes) -> Any:
+        """A script that differs in an id and a message from one call to the next."""
+        name, keys, args, (front, back) = script
+        if self._clock is not None:
+            return await self.run(name, keys, id, message, *args)
+        key = id.encode()
+        parts = (front, len(key), key, len(message), message, back)
+        command = b"%b$%d\r\n%b\r\n$%d\r\n%b%b" % parts
+        try:
+            if not self.wire.connected:
+                await self.wire.connect()
+            try:
+                return await self.wire.write(command)
+            except NoScriptError:
+                return await self._scripts.whole(name, keys, b"", id, message, *args)
+        except (RedisError, OSError, NotOpen) as error:
+            raise self.translated(error) from error
+
+    def fixed(self, name: str, keys: KeyNames, *args: Any) -> Fixed:
+        """For ``run_one``: ``args`` follow id and message."""
+        return name, keys, args, self._scripts.split(name, keys, args, 2)
+
+    async def run_all(self, name: str, keys: KeyNames, calls: Sequence[Sequence[Any]]) -> list[Any]:
         """One script several times, in order and without waiting between."""
         if len(calls) == 1:
             return [await self.run(name, keys, *calls[0])]
@@ -119,7 +150,10 @@ class Store:
             posted = [self._scripts.post(name, keys, stamp, *args) for args in calls]
             answers = []
             for future, args in zip(posted, calls, strict=True):
-                answers.append(await self._scripts.answer(future, name, keys, stamp, *args))
+                try:
+                    answers.append(await future)
+                except NoScriptError:
+                    answers.append(await self._scripts.whole(name, keys, stamp, *args))
         except (RedisError, OSError, NotOpen) as error:
             raise self.translated(error) from error
         return answers

@@ -1,8 +1,9 @@
 """One connection, spoken over by any number of callers at once.
 
-redis-py makes the connection (login, TLS, Sentinel); over it, commands are written as they come and
-answers are matched to them in order. redis-py's own client can't do that: it takes a connection for
-each call. Nothing is sent twice here: a caller that gets an error decides itself.
+redis-py makes the connection (login, TLS, Sentinel); then its socket is taken over: commands are
+written as they come, and answers are matched to them in order as they arrive. redis-py's own client
+can't do that: it takes a connection for each call, and a task to read from it. Nothing is sent
+twice here: a caller that gets an error decides itself.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import os
 from collections import deque
 from typing import Any, Final
 
-from hiredis import pack_command
+from hiredis import Reader, pack_command
 from redis import exceptions
+from redis._parsers.base import BaseParser
 from redis.asyncio.connection import AbstractConnection
 
 from bananas_brokers.redis.connect import Connect
@@ -22,6 +24,9 @@ from bananas_brokers.redis.errors import NotOpen, stale_connection
 
 _OPEN_WITHIN: Final = 8.0
 """Seconds: with what closing takes, an open fails within 10."""
+_MORE: Final = object()
+"""Stands for an answer that is not complete yet."""
+_parse_error: Final = BaseParser.parse_error
 
 
 class Wire:
@@ -35,7 +40,7 @@ class Wire:
         self._connection: AbstractConnection | None = None
         self._connecting: asyncio.Lock | None = None
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
-        self._reader: asyncio.Task[None] | None = None
+        self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._pid = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -45,7 +50,9 @@ class Wire:
 
     @property
     def connected(self) -> bool:
-        return self._connection is not None and self._is_here()
+        if self._transport is None or self._loop is not asyncio.get_running_loop():
+            return False
+        return self._pid == os.getpid()
 
     async def open(self) -> None:
         """Connect. Safe to repeat.
@@ -90,16 +97,19 @@ class Wire:
         Raises:
             NotOpen: there is no connection at this moment.
         """
-        connection = self._connection
-        writer = None if connection is None else connection._writer
+        return self.write(pack_command(command))
+
+    def write(self, command: bytes) -> asyncio.Future[Any]:
+        """``post`` of a command that is packed already."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        if writer is None or connection is None:
+        transport = self._transport
+        if transport is None:
             error = NotOpen() if not self._opened else exceptions.ConnectionError("connection lost")
             future.set_exception(error)
             return future
         self._waiting.append((future, loop.time() + self._timeout))
-        writer.write(pack_command(command))
+        transport.write(command)
         if self._watch is None:
             self._watch = loop.call_later(self._timeout, self._check)
         return future
@@ -114,7 +124,7 @@ class Wire:
     def _start(self) -> None:
         self._opened, self._pid = True, os.getpid()
         self._loop = asyncio.get_running_loop()
-        self._connection, self._reader, self._watch = None, None, None
+        self._connection, self._transport, self._watch = None, None, None
         self._connecting = asyncio.Lock()
         self._waiting.clear()
 
@@ -133,37 +143,36 @@ class Wire:
                 await _quietly(connection.disconnect(nowait=True))
                 raise NotOpen()
             self._connection = connection
-            self._reader = asyncio.get_running_loop().create_task(self._read(connection))
+            self._transport = _take_over(connection, self)
 
-    async def _read(self, connection: AbstractConnection) -> None:
-        """Match answers to callers until the connection breaks."""
-        waiting = self._waiting
-        try:
-            while True:
-                error: Exception | None = None
-                answer: Any = None
-                try:
-                    answer = await connection.read_response(
-                        disable_decoding=True, disconnect_on_error=False
-                    )
-                except exceptions.ResponseError as refused:
-                    error = refused
-                if not waiting:
-                    continue  # an answer that nobody asked for
-                future = waiting.popleft()[0]
-                if future.done():
-                    continue  # its caller was cancelled
-                if error is None:
-                    future.set_result(answer)
-                else:
-                    future.set_exception(error)
-                    if stale_connection(error):
-                        raise exceptions.ConnectionError("this server has not the keys any more")
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # whatever it was, this connection can't be used any more
-            if connection is self._connection:
-                self._drop(error)
+    def uses(self, transport: asyncio.Transport) -> bool:
+        """Whether answers of this connection are waited for."""
+        return transport is self._transport
+
+    def lost(self, transport: asyncio.Transport, error: Exception | None) -> None:
+        """A connection has ended."""
+        if self.uses(transport):
+            self._drop(error or exceptions.ConnectionError("connection closed by the server"))
+
+    def answered(self, answer: Any) -> bool:
+        """The next answer has come; whether the connection can be used any further."""
+        failed = isinstance(answer, Exception)
+        if failed and isinstance(answer, exceptions.ConnectionError):
+            self._drop(answer)
+            return False
+        if not self._waiting:
+            return True  # an answer that nobody asked for
+        future = self._waiting.popleft()[0]
+        if future.done():
+            return True  # its caller was cancelled
+        if not failed:
+            future.set_result(answer)
+            return True
+        future.set_exception(answer)
+        if not stale_connection(answer):
+            return True
+        self._drop(exceptions.ConnectionError("this server has not the keys any more"))
+        return False
 
     def _check(self) -> None:
         """The oldest answer must not be overdue."""
@@ -178,15 +187,12 @@ class Wire:
             self._watch = loop.call_later(left + 0.01, self._check)
 
     def _drop(self, error: Exception) -> None:
-        connection, self._connection = self._connection, None
-        reader, self._reader = self._reader, None
+        transport, self._connection, self._transport = self._transport, None, None
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        if connection is not None and connection._writer is not None:
-            connection._writer.close()
-        if reader is not None and reader is not _current_task():
-            reader.cancel()
+        if transport is not None:
+            transport.close()
         waiting = list(self._waiting)
         self._waiting.clear()
         for future, _ in waiting:
@@ -195,11 +201,44 @@ class Wire:
                 future.exception()  # its caller may be gone
 
 
-def _current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
+class _Answers(asyncio.Protocol):
+    """Reads for a ``Wire``, from one connection. ``former``: redis-py's own protocol, which is told
+    of the end, since closing the connection waits for it."""
+
+    def __init__(self, wire: Wire, transport: asyncio.Transport, former: Any) -> None:
+        self._wire = wire
+        self._transport = transport
+        self._former = former
+        reader = Reader(
+            protocolError=exceptions.InvalidResponse,
+            replyError=_parse_error,
+            notEnoughData=_MORE,
+        )
+        self._feed, self._next = reader.feed, reader.gets
+
+    def data_received(self, data: bytes) -> None:
+        if not self._wire.uses(self._transport):
+            return  # TLS may have kept something back
+        try:
+            self._feed(data)
+            while (answer := self._next()) is not _MORE:
+                if not self._wire.answered(answer):
+                    return
+        except exceptions.RedisError as error:  # no Redis speaks like this
+            self._wire.lost(self._transport, error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wire.lost(self._transport, exc)
+        self._former.connection_lost(exc)
+
+
+def _take_over(connection: AbstractConnection, wire: Wire) -> asyncio.Transport:
+    """The connection's socket, whose answers go to the wire from now on."""
+    writer = connection._writer
+    assert writer is not None
+    transport: Any = writer.transport
+    transport.set_protocol(_Answers(wire, transport, transport.get_protocol()))
+    return transport  # type: ignore[no-any-return]
 
 
 async def _quietly(closing: Any) -> None:

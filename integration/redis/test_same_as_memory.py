@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from bananas_brokers.memory.results import MemoryResultBackend
 from bananas_brokers.memory.transport import MemoryTransport
+from bananas_core.alike import Alike
 from bananas_core.job import (
     ClaimBeat,
     Hint,
@@ -126,6 +127,22 @@ class Twins:
         rng.shuffle(puts)
         self.ids += [put.id for put in puts if put.id not in self.ids]
         await self.both(lambda p: p.backend.put(puts))
+        if rng.random() < 0.5:
+            await self.put_alike()
+
+    async def put_alike(self) -> None:
+        """Jobs of a kind together, or a lone one; some of them once more."""
+        rng = self.rng
+        like = a_job(routing_key=rng.choice(QUEUES), priority=rng.choice([0, 50, 100]))
+        if rng.random() < 0.2:
+            like = replace(like, queue_timeout=50.0)
+        jobs = [a_job() for _ in range(rng.choice([1, 1, 2, 130]))]
+        for _ in range(rng.choice([1, 1, 2])):
+            ids, messages = [job.id for job in jobs], [job.message for job in jobs]
+            same = Alike(like, ids, messages)
+            await self.both(lambda p, same=same: p.backend.put(same))
+            jobs = jobs[rng.randrange(len(jobs)) :] + [a_job() for _ in range(rng.choice([0, 3]))]
+            self.ids += [job for job in ids if job not in self.ids]
 
     async def receive(self) -> None:
         session = self.rng.choice("st")

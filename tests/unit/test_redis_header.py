@@ -136,5 +136,5 @@ def test_a_script_says_what_it_takes_and_returns(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_only_new_jobs_are_refused_by_a_full_server(name: str) -> None:
     first = Script(name).text.partition("\n")[0]
-    takes_new = name in ("put", "create", "send", "cas_new")
+    takes_new = name in ("put", "put_one", "create", "send", "cas_new")
     assert ("allow-oom" in first or "no-writes" in first) is not takes_new

@@ -1,13 +1,4 @@
--- Every script begins with this: `now` in unix seconds on the server's clock, unless ARGV[1] has it
--- (tests with a clock of their own), and the packed constants of a header (see header.py).
-local call, sub, byte, concat = redis.call, string.sub, string.byte, table.concat
-local now = tonumber(ARGV[1])
-if not now then
-  local time = call('TIME')
-  now = tonumber(time[1]) + tonumber(time[2]) / 1000000
-end
-local now8 = struct.pack('>d', now)
-local zero8, zero16, none8 = string.rep('\0', 8), string.rep('\0', 16), struct.pack('>d', -1)
+-- Goes on where _now.lua ends.
 local exactly = string.format('%.17g', now)
 
 -- A number that nobody had before, over restarts and lost writes too: never behind the clock.
@@ -18,14 +9,7 @@ local function next_number(meta)
   return number
 end
 
--- One token tells idle receivers of a queue to look.
-local function wake(prefix, queue)
-  local bell = prefix .. 'wake:' .. queue
-  if call('EXISTS', bell) == 0 then
-    call('RPUSH', bell, '1')
-    call('PEXPIRE', bell, 60000)
-  end
-end
+local function wake(prefix, queue) ring(prefix .. 'wake:' .. queue) end
 
 -- A counter in a hash, which is gone at 0.
 local function add(key, field, by)
