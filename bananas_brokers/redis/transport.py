@@ -152,6 +152,9 @@ class RedisTransport:
     async def stats(self, queues: Sequence[str]) -> list[QueueStats]:
         keys = self._store.keys
         names = (keys.heads, keys.mail, keys.leases, keys.leased, keys.stale)
+        # What plain clients have pushed counts too, and only here it is known for which queue.
+        for _ in range(0, int(await self._store.call("LLEN", keys.inbox)), BATCH):
+            await self._empty_inbox()
         found = await self._store.run("stats", names, keys.prefix, *queues)
         return [
             QueueStats(

@@ -1,6 +1,6 @@
-"""``python -m integration.faults [NAME…] [--broker sqlite|redis|valkey] [--level ci|full] [--seed N]
-[--json FILE]``. Without names: all that are made for the broker; without a broker: on each of SQLite
-and Redis."""
+"""``python -m integration.faults [NAME…] [--broker sqlite|redis|valkey] [--level ci|full]
+[--seed N] [--json FILE]``. Without names: all that are made for the broker; without a broker: on
+SQLite, then on Redis."""
 
 from __future__ import annotations
 
