@@ -8,6 +8,8 @@ from redis import exceptions
 from bananas_brokers.redis.wire import Wire
 
 OLDEST: tuple[int, ...] = (7, 0)
+WAITAOF: tuple[int, ...] = (7, 2)
+"""The first with this command; Valkey tells a version of Redis that it is compatible with."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,9 +31,21 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         return self.append_only and self.fsync == "always"
 
     @property
+    def syncs(self) -> bool:
+        """Whether it can be waited for that something is on its disk."""
+        return self.durable or (self.append_only and self.fsync != "no" and self.has_waitaof)
+
+    @property
+    def has_waitaof(self) -> bool:
+        return self._version >= WAITAOF
+
+    @property
     def too_old(self) -> bool:
-        parts = (*self.version.split("."), "0")[:2]
-        return tuple(int(part) for part in parts) < OLDEST
+        return self._version < OLDEST
+
+    @property
+    def _version(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in (*self.version.split("."), "0")[:2])
 
 
 async def read_facts(wire: Wire) -> Facts:

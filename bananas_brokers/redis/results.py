@@ -98,12 +98,15 @@ class RedisResultBackend:
             await lifecycle.settle(self._store, settled)
         if not jobs:
             return []
-        answers = await lifecycle.put(self._store, jobs)
-        await self._store.replicated()
-        return answers
+        return await self._store.kept(lambda: lifecycle.put(self._store, jobs))
 
     async def claim(self, session: str, hints: Sequence[Hint]) -> list[Verdict]:
-        return await lifecycle.claim(self._store, session, hints, horizon=self._horizon)
+        async def write() -> list[Verdict]:
+            return await lifecycle.claim(self._store, session, hints, horizon=self._horizon)
+
+        if not self.settings.durable_claims:
+            return await write()
+        return await self._store.kept(write, disk=self._store.facts.has_waitaof)
 
     async def renew(
         self,
@@ -155,7 +158,7 @@ class RedisResultBackend:
         return []
 
     async def signal(self, signals: Sequence[Signal]) -> tuple[list[SignalAnswer], list[Ready]]:
-        return await signal(self._store, signals)
+        return await self._store.kept(lambda: signal(self._store, signals))
 
     async def due(
         self,

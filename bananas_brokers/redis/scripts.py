@@ -29,8 +29,8 @@ class Script:
 
 
 NAMES: Final = (
-    "apply cas cas_new claim create docs due finish forget get_docs inbox load prune purge put "
-    "receive renew send settle settle_mail stats sweep"
+    "apply cas cas_new claim create docs due finish forget get_docs inbox load mark prune purge "
+    "put receive renew send settle settle_mail stats sweep"
 ).split()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 from redis.exceptions import RedisError
@@ -22,6 +22,8 @@ from bananas_brokers.redis.wire import Wire
 from bananas_core.clock import Clock
 from bananas_core.errors import BananasError, ConfigurationError
 from bananas_core.job import Job
+
+T = TypeVar("T")
 
 SCHEMA: Final = 1
 BATCH: Final = 100
@@ -207,22 +209,35 @@ class Store:
             left = [c.new.id for c, fine in zip(changes, done, strict=True) if not fine]
         raise self._errors[1](f"{self.settings.label}: records change too fast; try again")
 
-    async def replicated(self) -> None:
-        """Wait until as many replicas as asked for have what was written.
+    async def kept(self, write: Callable[[], Awaitable[T]], *, disk: bool = False) -> T:
+        """What ``write`` answers, once as many replicas as asked for have all that it wrote, and
+        all that it found: that may be what an earlier try wrote. ``disk``: and once the server
+        has synced it to its disk.
 
         Raises:
-            BananasError: unavailable, as too few of them answered in time.
+            BananasError: unavailable, as too few of them answered in time, or since the
+                connection was lost, maybe with the server that had what was written.
         """
-        wanted = self.settings.wait_replicas
-        if not wanted:
-            return
+        replicas = self.settings.wait_replicas
+        if not replicas and not disk:
+            return await write()
+        if not self.wire.connected:
+            await self.call("PING")
+        turn = self.wire.turn
+        answer = await write()
+        await self.run("mark", (self.keys.meta,))
         patience = int(self.settings.socket_timeout * 500)
-        found = await self.call("WAIT", wanted, patience)
-        if found < wanted:
-            raise self._errors[1](
-                f"{self.settings.label}: {found} of {wanted} replicas confirmed; what was written "
-                "may be lost with the master, so try again"
+        label, unavailable = self.settings.label, self._errors[1]
+        if replicas and (found := await self.call("WAIT", replicas, patience)) < replicas:
+            raise unavailable(
+                f"{label}: {found} of {replicas} replicas confirmed; what was written may be lost "
+                "with the master, so try again"
             )
+        if disk and (await self.call("WAITAOF", 1, 0, patience))[0] < 1:
+            raise unavailable(f"{label}: what was written is not on its disk yet; try again")
+        if self.wire.turn != turn:
+            raise unavailable(f"{label}: the connection was lost, and maybe the write; try again")
+        return answer
 
     def translated(self, error: Exception) -> BananasError:
         return translate(error, self.settings.label, *self._errors)
@@ -242,6 +257,13 @@ class Store:
                 f"{label}: durable=true needs a server with appendonly yes and appendfsync always; "
                 f"it has appendonly {'yes' if facts.append_only else 'no'} and appendfsync "
                 f"{facts.fsync or 'unknown'}"
+            )
+        if self.settings.durable_claims and not facts.syncs:
+            raise ConfigurationError(
+                f"{label}: durable_claims=true needs a server with appendonly yes, and either "
+                "appendfsync always, or appendfsync everysec and WAITAOF (Redis 7.2, Valkey); "
+                f"this is {facts.kind} {facts.version} with appendonly "
+                f"{'yes' if facts.append_only else 'no'} and appendfsync {facts.fsync or 'unknown'}"
             )
 
 

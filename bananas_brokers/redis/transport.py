@@ -112,10 +112,11 @@ class RedisTransport:
             head = "1" if message.head else "0"
             calls[-1] += (message.queue, message.priority, head, message.body)
         if calls[0]:
-            await self._store.run_all(
-                "send", (keys.mail, keys.meta), [(keys.prefix, *words) for words in calls]
+            await self._store.kept(
+                lambda: self._store.run_all(
+                    "send", (keys.mail, keys.meta), [(keys.prefix, *words) for words in calls]
+                )
             )
-            await self._store.replicated()
         return [
             None
             if len(message.body) <= most

@@ -31,6 +31,8 @@ class Wire:
     def __init__(self, connect: Connect, timeout: float) -> None:
         self._make = connect
         self._timeout = timeout
+        self.turn = 0
+        """How many connections there were: what two equal numbers enclose went over one."""
         self._opened = False
         self._connection: AbstractConnection | None = None
         self._connecting: asyncio.Lock | None = None
@@ -133,6 +135,7 @@ class Wire:
                 await _quietly(connection.disconnect(nowait=True))
                 raise NotOpen()
             self._connection = connection
+            self.turn += 1
             self._reader = asyncio.get_running_loop().create_task(self._read(connection))
 
     async def _read(self, connection: AbstractConnection) -> None:
