@@ -52,11 +52,13 @@ class Isolation(Protocol):
         payload: bytes,
         *,
         fresh: bool,
+        on_begun: Callable[[], None],
         on_progress: Callable[[float, str | None], None],
         on_log: Callable[[str], None],
     ) -> Outcome:
-        """Cancelling kills the process. ``fresh``: a new process for this claim alone. Outcome
-        kind ``died`` when the process was lost."""
+        """Cancelling kills the process. ``fresh``: a new process for this claim alone.
+        ``on_begun`` is called when the body comes next. Outcome kind ``died`` when the process
+        was lost."""
         ...
 
 
@@ -135,9 +137,15 @@ class Executor:
         if timeout is not None:
             job.deadline = job.started + timeout
         self.running[job.key] = job
+        if claim.deaths < SUSPECT_DEATHS or self._isolation is None:
+            self._tell_started(job)
+        job.task = asyncio.get_running_loop().create_task(self._run(job))
+
+    def _tell_started(self, job: Running) -> None:
+        """From now on the job is charged with a death if this process ends. A suspect that waits
+        for its own process can't be what ends this one, and has no death to spare."""
         hard = None if job.deadline is None else job.deadline + HARD_GRACE
         self._keeper.started(job.key, hard)
-        job.task = asyncio.get_running_loop().create_task(self._run(job))
 
     def sweep(self, now: float) -> None:
         """Stop what ran out of time."""
@@ -219,7 +227,12 @@ class Executor:
 
         if self._isolation is not None and (suspect or (self._processes and not task.is_async)):
             outcome = await self._isolation.run(
-                claim, payload, fresh=suspect, on_progress=on_progress, on_log=on_log
+                claim,
+                payload,
+                fresh=suspect,
+                on_begun=lambda: self._tell_started(job),
+                on_progress=on_progress,
+                on_log=on_log,
             )
         else:
             context = JobContext(

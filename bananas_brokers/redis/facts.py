@@ -18,6 +18,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     version: str = "0"
     kind: str = "Redis"
     mode: str = "standalone"
+    loading: bool = False
+    """It reads its data from disk; until it has, it says nothing else about that."""
     policy: str | None = None
     """What it does at ``maxmemory``."""
     max_memory: int = 0
@@ -65,6 +67,7 @@ async def read_facts(wire: Wire) -> Facts:
         version=fields.get("redis_version", "0"),
         kind="Redis" if valkey is None else f"Valkey {valkey}, compatible with Redis",
         mode=fields.get("redis_mode") or fields.get("server_mode") or "standalone",
+        loading=fields.get("loading", "0") == "1",
         policy=settings.get("maxmemory-policy") or fields.get("maxmemory_policy"),
         max_memory=int(fields.get("maxmemory", 0)),
         append_only=fields.get("aof_enabled") == "1",

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
+from redis import exceptions
 from redis.exceptions import RedisError
 
 from bananas_brokers.redis.changes import Change, commands
@@ -246,6 +247,8 @@ class Store:
         """Look at the server, and refuse it if it can't do what is promised."""
         self.facts = facts = await read_facts(self.wire)
         label = self.settings.label
+        if facts.loading:
+            raise exceptions.BusyLoadingError("the server is loading its data")
         if facts.too_old:
             raise ConfigurationError(
                 f"{label}: Redis {facts.version} is too old; 7.0 or later, or Valkey, is needed"

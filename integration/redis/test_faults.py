@@ -259,6 +259,33 @@ async def test_durable_is_refused_where_the_server_is_not(redis_url: str) -> Non
         await pair_on(redis_url + "?durable=true", NAMESPACE).open()
 
 
+async def test_a_server_that_reads_its_data_is_not_refused_but_asked_again(
+    kind: type[RedisServer],
+) -> None:
+    """Until it has read them, it says that it had no append-only file."""
+    slowly = {"key-load-delay": "500"}
+    with kind(appendfsync="always", settings=slowly) as server:
+        with client_of(server).pipeline(transaction=False) as pipe:
+            for number in range(4000):
+                pipe.set(f"other:{number}", b"x" * 100)
+            pipe.execute()
+        server.kill()
+        starting = asyncio.create_task(asyncio.to_thread(server.start))
+        said: set[str] = set()
+        while True:
+            pair = pair_on(server.url + "?durable=true", NAMESPACE)
+            try:
+                await pair.open()
+            except (ResultBackendUnavailable, TransportUnavailable) as error:
+                said.add(str(error).partition("/0: ")[2])
+            else:
+                break
+            await asyncio.sleep(0.05)
+        assert "the server is loading its data; try again" in said
+        await pair.close()
+        await starting
+
+
 async def test_doctor_hears_of_what_may_lose_jobs(server: RedisServer, pair: Pair) -> None:
     warn: Any = pair.backend
     assert [w for w in warn.warnings() if "append" in w or "policy" in w] == []
