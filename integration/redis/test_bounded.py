@@ -199,7 +199,7 @@ async def test_nothing_is_left_of_what_an_app_does(
             JobState.QUARANTINED,
         }, counts
         with redis.Redis.from_url(redis_url) as client:
-            for key in ("docs", "extras", "results", "events", "later", "job-docs"):
+            for key in ("docs", "extras", "results", "events", "job-docs"):
                 assert client.exists(f"{{{namespace}}}:{key}"), key
         await forgotten(pair, clock)
         await app.transport.purge("default")  # what was quarantined is kept until then
