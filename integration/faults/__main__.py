@@ -17,7 +17,7 @@ import time
 import traceback
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from integration.faults import brokers, limits, scenarios, unique, workflows
 from integration.faults.stage import LEVELS, Scenario, Stage
@@ -31,6 +31,7 @@ SCENARIOS: dict[str, Scenario] = {
 ON_SERVERS: Final = (*(scenario.__name__ for scenario in brokers.SCENARIOS), "chords")
 """Those that run on a server by default. Others that need nothing of a file run there too, by name:
 see ``integration/redis/test_workers.py``."""
+NAMES: Final = {"sqlite": "SQLite", "redis": "Redis", "valkey": "Valkey"}
 SERVERS: Final[dict[str, type[RedisServer]]] = {"redis": RedisServer, "valkey": ValkeyServer}
 
 
@@ -40,11 +41,15 @@ def main() -> int:
     parser.add_argument("--broker", choices=("sqlite", *SERVERS), help="default sqlite, then redis")
     parser.add_argument("--level", choices=LEVELS, default=os.environ.get("FAULTS_LEVEL", "ci"))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument(
+        "--json", type=Path, help="write the figures here, beside those of other names"
+    )
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in SCENARIOS]
     if unknown:
         parser.error(f"no scenario {unknown[0]!r}")
+    if options.json and options.broker is None:
+        parser.error("--json needs a --broker: the figures are of one")
     results = []
     for broker in ("sqlite", "redis") if options.broker is None else (options.broker,):
         names = options.names or names_on(broker)
@@ -53,16 +58,27 @@ def main() -> int:
     if options.json:
         about = {
             "python": platform.python_version(),
-            "broker": options.broker,
+            "broker": NAMES[options.broker or "sqlite"],
             "version": version(options.broker or "sqlite"),
             "cores": os.cpu_count(),
             "level": options.level,
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"about": about, "scenarios": results}, indent=2, sort_keys=True)
-        options.json.write_text(text + "\n")
+        write_figures(options.json, about, results)
     print(f"{passed} passed, {len(results) - passed} failed")
     return 0 if passed == len(results) else 1
+
+
+def write_figures(path: Path, about: dict[str, object], results: list[dict[str, Any]]) -> None:
+    """Figures of the same place and level that are in the file already stay, unless they are of a
+    scenario that ran again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if found.get("about") == about:
+        new = {result["name"]: result for result in results}
+        old = found["scenarios"]
+        results = [new.pop(result["name"], result) for result in old] + list(new.values())
+    text = json.dumps({"about": about, "scenarios": results}, indent=2, sort_keys=True)
+    path.write_text(text + "\n")
 
 
 def names_on(broker: str) -> list[str]:
@@ -89,7 +105,7 @@ def version(broker: str) -> str:
     return said.partition("v=")[2].split()[0]
 
 
-def run(name: str, level: str, seed: int, broker: str = "sqlite") -> dict[str, object]:
+def run(name: str, level: str, seed: int, broker: str = "sqlite") -> dict[str, Any]:
     """Run one scenario in a folder of its own, on a broker of its own."""
     begun = time.monotonic()
     with ExitStack() as stack:

@@ -15,12 +15,14 @@ from bananas_core.errors import (
     ConfigurationError,
     ResultBackendError,
     ResultBackendUnavailable,
+    TransportError,
     TransportUnavailable,
 )
 from bananas_core.job import JobState, OutcomeKind, RenewMode, Session, Signal, SignalKind, Write
 from bananas_core.pair import Pair
 from bananas_core.testing.conformance.harness import eventually
 from bananas_core.testing.conformance.support import a_job, outcome
+from bananas_core.transport import Outgoing
 from integration.redis.invariants import check
 from integration.redis.support import again, client_of, pair_on, received, succeed
 from integration.servers import RedisServer
@@ -129,6 +131,7 @@ async def test_a_full_server_takes_no_jobs_but_lets_workers_go_on(
     puts = [a_job(max_attempts=5) for _ in range(20)]
     await pair.backend.put(puts)
     await pair.backend.put([a_job(delay=0.05)])
+    await pair.transport.send([Outgoing(body=b"x", queue="foreign") for _ in range(3)])
     client = client_of(server)
     client.config_set("maxmemory", "1mb")
     for refused in (a_job(), a_job(tags=("a",)), a_job(delay=10.0)):
@@ -137,6 +140,13 @@ async def test_a_full_server_takes_no_jobs_but_lets_workers_go_on(
         assert not isinstance(caught.value, ResultBackendUnavailable)
         assert caught.value.__cause__ is not None
         assert await pair.backend.get([refused.id]) == [None]
+    with pytest.raises(TransportError, match="maxmemory"):
+        await pair.transport.send([Outgoing(body=b"x", queue="foreign")])
+    deliveries = await pair.transport.receive(["foreign"], 3, 0.0)
+    assert len(deliveries) == 3
+    assert await pair.transport.ack(deliveries[:1]) == [True]
+    assert await pair.transport.release(deliveries[1:2]) == [True]
+    assert await pair.transport.bury(deliveries[2:], "bad") == [True]
     with pytest.raises(ResultBackendError, match="maxmemory"):
         await pair.backend.cas([Write(key="job/x/payload/0/0000", value=b"x")])
     (answer,) = await pair.backend.cas([Write(key="job/x/result/1/0000", value=b"x")])
@@ -147,6 +157,9 @@ async def test_a_full_server_takes_no_jobs_but_lets_workers_go_on(
     assert (await pair.backend.renew(who, [], mode=RenewMode.UPDATE)).lost == ()
     answers, _ = await pair.backend.finish([succeed(claim, b"x" * 1000) for claim in claims[:10]])
     assert all(answer.accepted for answer in answers)
+    (kept,) = await pair.backend.get([claims[0].id])
+    assert kept is not None
+    assert kept.result == b"x" * 1000
     answers, _ = await pair.backend.finish(
         [outcome(claim, OutcomeKind.RETRY) for claim in claims[10:]]
     )
