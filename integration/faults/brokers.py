@@ -28,7 +28,8 @@ VICTIM_SLOTS: Final = 50
 
 async def broker_kills(stage: Stage) -> None:
     """kill -9 of a random child every 2 s, and of the server, which syncs each write, several
-    times: nothing is lost, and within 15 s of each restart workers run at full concurrency again."""
+    times: nothing is lost, and within 15 s of each restart workers run at full concurrency
+    again."""
     groups = [stage.group(name, processes=PROCESSES // 2) for name in "ab"]
     count, restarts = stage.level.broker_jobs, stage.level.broker_kills
     kills: list[Kill] = []
