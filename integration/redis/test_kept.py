@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from redis import exceptions
 
+from bananas import Bananas
+from bananas.testing import drain
 from bananas_core.errors import (
     ConfigurationError,
     ResultBackendUnavailable,
@@ -144,6 +146,26 @@ async def test_a_claim_is_answered_once_it_is_synced() -> None:
         client_of(server).config_set("appendfsync", "everysec")
         await claimed(pair)
         await pair.close()
+
+
+async def test_jobs_of_another_broker_run_with_durable_claims() -> None:
+    """Also those of clients that know nothing of the ledger."""
+    need(ValkeyServer)
+    foreign = b'{"v":1,"id":"f","name":"add","payload":{"a":1},"created_at":"2026-11-24T16:00:00Z"}'
+    with ValkeyServer(appendfsync="everysec") as server:
+        ledger = server.url + "?durable_claims=true"
+        app = Bananas("memory://durable-claims", result_backend_url=ledger)
+
+        @app.task(name="add")
+        async def add(a: int) -> int:
+            return a + 1
+
+        async with app:
+            jobs = await add.submit_many([{"a": n} for n in range(20)])
+            await app.transport.send([Outgoing(body=foreign)])
+            await drain(app)
+            assert [await job.result(timeout=5) for job in jobs] == list(range(1, 21))
+            assert await (await app.get_job("f")).result(timeout=5) == 2
 
 
 async def claimed(pair: Pair) -> None:
