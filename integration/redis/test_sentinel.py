@@ -119,6 +119,7 @@ async def test_without_waiting_a_fail_over_forgets_what_was_confirmed_and_says_s
     await pair.close()
 
 
+@pytest.mark.timeout(120)
 async def test_with_waiting_a_fail_over_loses_nothing_accepted(group: Group) -> None:
     master, replica, sentinel = group
     pair = pair_on(sentinel.url + "?wait_replicas=1&socket_timeout=2", "keeps")
