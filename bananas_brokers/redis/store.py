@@ -31,6 +31,8 @@ BATCH: Final = 100
 """Jobs in one call of a script: a longer one keeps everybody else waiting."""
 BYTES: Final = 64 << 10
 _TRIES: Final = 200
+_REPLICAS_WITHIN: Final = 2_000
+"""Milliseconds to wait for replicas. Not long: whatever else goes over the connection waits too."""
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,8 +230,9 @@ class Store:
         answer = await write()
         await self.run("mark", (self.keys.meta,))
         patience = int(self.settings.socket_timeout * 500)
+        short = min(patience, _REPLICAS_WITHIN)
         label, unavailable = self.settings.label, self._errors[1]
-        if replicas and (found := await self.call("WAIT", replicas, patience)) < replicas:
+        if replicas and (found := await self.call("WAIT", replicas, short)) < replicas:
             raise unavailable(
                 f"{label}: {found} of {replicas} replicas confirmed; what was written may be lost "
                 "with the master, so try again"
