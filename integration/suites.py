@@ -14,7 +14,7 @@ from typing import Final
 
 from integration.servers import RedisServer, ServerMissing
 
-PROCESSES: Final = 12
+PROCESSES: Final = 16
 """At once, for each broker. They hardly do anything but wait."""
 WITHIN: Final = 400.0
 

@@ -89,7 +89,7 @@ def full_after(runs: Sequence[Run], back: float, kills: Sequence[Kill]) -> float
 
 
 async def kill_worker(stage: Stage) -> None:
-    """kill -9 of whole workers, supervisors and all, with default settings: each of their jobs
+    """kill -9 of whole workers, supervisors and all, with default time-outs: each of their jobs
     starts elsewhere within 20 s."""
     waits: list[float] = []
     async with Bananas(stage.url) as app:
