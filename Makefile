@@ -40,9 +40,7 @@ brokers-down: venv ## Stop them and remove their folders
 integration: venv ## Run what needs a server or real time, on Redis, Valkey and SQLite
 	@scripts/install_servers.sh $(BIN)/python
 	$(BIN)/python -m pytest integration -n 2 --dist worksteal
-	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
-	$(BIN)/python -m bananas_core.testing.conformance "sqlite:///$$folder/jobs.db" \
-		--bananas-level extended -n 12 --dist worksteal
+	$(BIN)/python -m integration.suites
 
 simulate: venv ## Run SEEDS seeds of the simulation on both memory forms
 	BANANAS_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/simulation -n 2

@@ -136,6 +136,7 @@ class Runner:
         self,
         claim: Claim,
         payload: bytes,
+        on_begun: Callable[[], None],
         on_progress: Callable[[float, str | None], None],
         on_log: Callable[[str], None],
     ) -> Outcome:
@@ -150,6 +151,7 @@ class Runner:
             message = await self._next()
             if isinstance(message, Begun):
                 self.began = True
+                on_begun()
             elif isinstance(message, Told):
                 on_progress(message.value, message.text)
             elif isinstance(message, Line):
@@ -238,6 +240,7 @@ class ProcessIsolation:
         payload: bytes,
         *,
         fresh: bool,
+        on_begun: Callable[[], None],
         on_progress: Callable[[float, str | None], None],
         on_log: Callable[[str], None],
     ) -> Outcome:
@@ -248,14 +251,14 @@ class ProcessIsolation:
         """
         self._reap()
         if not fresh:
-            return await self._run(claim, payload, False, on_progress, on_log)
+            return await self._run(claim, payload, False, on_begun, on_progress, on_log)
         try:
             async with asyncio.timeout(FRESH_WITHIN):
                 await self._fresh.acquire()
         except TimeoutError:
             return _later(claim, "a suspect waits for a process of its own", FRESH_DELAY)
         try:
-            return await self._run(claim, payload, True, on_progress, on_log)
+            return await self._run(claim, payload, True, on_begun, on_progress, on_log)
         finally:
             self._fresh.release()
 
@@ -264,6 +267,7 @@ class ProcessIsolation:
         claim: Claim,
         payload: bytes,
         fresh: bool,
+        on_begun: Callable[[], None],
         on_progress: Callable[[float, str | None], None],
         on_log: Callable[[str], None],
     ) -> Outcome:
@@ -274,7 +278,9 @@ class ProcessIsolation:
             new = runner is None
             if runner is None:
                 runner = await self._start()
-            outcome = await self._run_in(runner, claim, payload, fresh, on_progress, on_log)
+            outcome = await self._run_in(
+                runner, claim, payload, fresh, on_begun, on_progress, on_log
+            )
             if new or runner.began or outcome.kind is not OutcomeKind.SNOOZE:
                 return outcome
 
@@ -284,6 +290,7 @@ class ProcessIsolation:
         claim: Claim,
         payload: bytes,
         fresh: bool,
+        on_begun: Callable[[], None],
         on_progress: Callable[[float, str | None], None],
         on_log: Callable[[str], None],
     ) -> Outcome:
@@ -294,7 +301,7 @@ class ProcessIsolation:
         try:
             await runner.wait_ready()
             begun = loop.time()
-            outcome = await runner.run(claim, payload, on_progress, on_log)
+            outcome = await runner.run(claim, payload, on_begun, on_progress, on_log)
             good = not fresh
             return outcome
         except RunnerLost as error:

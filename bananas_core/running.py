@@ -52,11 +52,13 @@ class Isolation(Protocol):
         payload: bytes,
         *,
         fresh: bool,
+        on_begun: Callable[[], None],
         on_progress: Callable[[float, str | None], None],
         on_log: Callable[[str], None],
     ) -> Outcome:
-        """Cancelling kills the process. ``fresh``: a new process for this claim alone. Outcome
-        kind ``died`` when the process was lost."""
+        """Cancelling kills the process. ``fresh``: a new process for this claim alone.
+        ``on_begun`` is called when the body comes next. Outcome kind ``died`` when the process
+        was lost."""
         ...
 
 
@@ -114,11 +116,10 @@ class Executor:
             timeout = job.body.timeout
             if timeout is None and task is not None:
                 timeout = task.timeout
-            hard = None
             if timeout is not None:
                 job.deadline = now + timeout
-                hard = job.deadline + HARD_GRACE
-            told.append((claim.id, claim.fence, hard))
+            if claim.deaths < SUSPECT_DEATHS or self._isolation is None:
+                told.append(_start_of(job))
             running[job.key] = job
             jobs.append((job, task))
         self._keeper.started(told)  # before any of them has its first step
@@ -214,7 +215,12 @@ class Executor:
             return _outcome(job, OutcomeKind.FAILED, error=error_info(error))
         if self._isolation is not None and (suspect or (self._processes and not task.is_async)):
             outcome = await self._isolation.run(
-                claim, payload, fresh=suspect, on_progress=job.tell, on_log=job.log
+                claim,
+                payload,
+                fresh=suspect,
+                on_begun=lambda: self._keeper.started([_start_of(job)]),
+                on_progress=job.tell,
+                on_log=job.log,
             )
         else:
             enter(job)
@@ -279,6 +285,13 @@ class Executor:
             self._settle(outcome)
         ran = outcome.ran
         self._ended(self._clock.monotonic() - job.started if ran is None else ran)
+
+
+def _start_of(job: Running) -> Start:
+    """Once the keeper knows it, the job is charged with a death if this process ends. A suspect
+    that waits for its own process can't be what ends this one, and has no death to spare."""
+    hard = None if job.deadline is None else job.deadline + HARD_GRACE
+    return job.claim.id, job.claim.fence, hard
 
 
 def _outcome(job: Running, kind: OutcomeKind, **fields: Any) -> Outcome:

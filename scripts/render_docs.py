@@ -24,12 +24,13 @@ from typing import Any, Literal
 
 import msgspec
 from render_bench import benchmarks
+from render_redis import redis_memory
 from render_workflows import workflows
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 CORE = ROOT / "bananas_core"
-FAULTS = ROOT / "docs" / "data" / "faults.json"
+FAULTS = [ROOT / "docs" / "data" / name for name in ("faults.json", "faults-redis.json")]
 NOTE = "<!-- Rendered by scripts/render_docs.py from {}; don't edit this page. -->\n\n"
 PROMISE = re.compile(r"^([A-Z]\d+)\. ", re.MULTILINE)
 
@@ -95,22 +96,29 @@ def guarantees() -> str:
 
 def measured() -> str:
     """What the fault scenarios counted in the run whose figures are kept."""
-    data = json.loads(FAULTS.read_text("utf-8"))
-    about = data["about"]
     text = (
         "## Measured\n\n"
-        f"By `make faults` at level `{about['level']}`: real processes on SQLite "
-        f"{about['sqlite']}, Python {about['python']}, {about['cores']} cores. *Extra runs* are "
-        "starts of a body beyond one for each accepted job.\n\n"
-        "| scenario | accepted | lost | extra runs | ended as | other figures |\n"
-        "|---|---|---|---|---|---|\n"
+        "With real processes, by `python -m integration.faults`. *Extra runs* are starts of a body "
+        "beyond one for each accepted job.\n\n"
     )
-    for scenario in data["scenarios"]:
-        figures = dict(scenario["figures"])
-        verdict = figures.pop("verdict", None)
-        figures.pop("accepted", None)
-        other = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in figures.items())
-        text += f"| {cell(scenario['promise'])} | {counted(verdict)} | {cell(other)} |\n"
+    for path in FAULTS:
+        data = json.loads(path.read_text("utf-8"))
+        about = data["about"]
+        text += (
+            f"On {about['broker']} {about['version']}, level `{about['level']}`, Python "
+            f"{about['python']}, {about['cores']} cores:\n\n"
+            "| scenario | accepted | lost | extra runs | ended as | other figures |\n"
+            "|---|---|---|---|---|---|\n"
+        )
+        for scenario in data["scenarios"]:
+            figures = dict(scenario["figures"])
+            verdict = figures.pop("verdict", None)
+            figures.pop("accepted", None)
+            other = "; ".join(
+                f"{name.replace('_', ' ')}: {value}" for name, value in figures.items()
+            )
+            text += f"| {cell(scenario['promise'])} | {counted(verdict)} | {cell(other)} |\n"
+        text += "\n"
     return text
 
 
@@ -400,6 +408,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli,
     "../explanation/benchmarks.md": benchmarks,
     "../explanation/workflows.md": workflows,
+    "../how-to/redis.md": redis_memory,
 }
 
 

@@ -45,7 +45,13 @@ async def cas(store: Store, writes: Sequence[Write]) -> list[WriteAnswer]:
         return []
     names = (keys.docs, keys.doc_keys, keys.doc_expiries, keys.meta, keys.job_docs)
     name = "cas_new" if any(_is_payload(write.key) for write in writes) else "cas"
-    answers = [a for part in await store.run_all(name, names, calls) for a in part]
+
+    async def write_all() -> list[Any]:
+        return await store.run_all(name, names, calls)
+
+    kept = any(map(_is_kept, (write.key for write in writes)))
+    parts = await (store.kept(write_all) if kept else write_all())
+    answers = [answer for part in parts for answer in part]
     return [
         WriteAnswer(done=bool(done), doc=_doc(write.key, stored))
         for write, (done, stored) in zip(writes, answers, strict=True)
@@ -73,6 +79,12 @@ async def get_docs(store: Store, keys: Sequence[str]) -> list[Doc | None]:
 def _is_payload(key: str) -> bool:
     """Whether it is a part of a job that is about to be put (see ``wire-format.md``)."""
     return key.startswith("job/") and "/payload/" in key
+
+
+def _is_kept(key: str) -> bool:
+    """Whether something that replicas must have depends on it. What running jobs write themselves
+    is as safe as their claims, and limits as long as they are renewed."""
+    return _is_payload(key) or not key.startswith(("job/", "limit/"))
 
 
 def _job_of(key: str) -> str:

@@ -8,6 +8,8 @@ from redis import exceptions
 from bananas_brokers.redis.wire import Wire
 
 OLDEST: tuple[int, ...] = (7, 0)
+WAITAOF: tuple[int, ...] = (7, 2)
+"""The first with this command; Valkey tells a version of Redis that it is compatible with."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,6 +18,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     version: str = "0"
     kind: str = "Redis"
     mode: str = "standalone"
+    loading: bool = False
+    """It reads its data from disk; until it has, it says nothing else about that."""
     policy: str | None = None
     """What it does at ``maxmemory``."""
     max_memory: int = 0
@@ -29,9 +33,21 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         return self.append_only and self.fsync == "always"
 
     @property
+    def syncs(self) -> bool:
+        """Whether it can be waited for that something is on its disk."""
+        return self.durable or (self.append_only and self.fsync != "no" and self.has_waitaof)
+
+    @property
+    def has_waitaof(self) -> bool:
+        return self._version >= WAITAOF
+
+    @property
     def too_old(self) -> bool:
-        parts = (*self.version.split("."), "0")[:2]
-        return tuple(int(part) for part in parts) < OLDEST
+        return self._version < OLDEST
+
+    @property
+    def _version(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in (*self.version.split("."), "0")[:2])
 
 
 async def read_facts(wire: Wire) -> Facts:
@@ -51,6 +67,7 @@ async def read_facts(wire: Wire) -> Facts:
         version=fields.get("redis_version", "0"),
         kind="Redis" if valkey is None else f"Valkey {valkey}, compatible with Redis",
         mode=fields.get("redis_mode") or fields.get("server_mode") or "standalone",
+        loading=fields.get("loading", "0") == "1",
         policy=settings.get("maxmemory-policy") or fields.get("maxmemory_policy"),
         max_memory=int(fields.get("maxmemory", 0)),
         append_only=fields.get("aof_enabled") == "1",

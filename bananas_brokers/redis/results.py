@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from bananas_brokers.redis import documents, lifecycle, prune, reads, upkeep
@@ -100,15 +101,18 @@ class RedisResultBackend:
         if not jobs:
             return []
         if isinstance(jobs, Alike):
-            answers = await lifecycle.put_alike(self._store, jobs)
+            write = partial(lifecycle.put_alike, self._store, jobs)
         else:
-            answers = await lifecycle.put(self._store, jobs)
-        if self.settings.wait_replicas:
-            await self._store.replicated()
-        return answers
+            write = partial(lifecycle.put, self._store, jobs)
+        return await (self._store.kept(write) if self.settings.wait_replicas else write())
 
     async def claim(self, session: str, hints: Sequence[Hint]) -> list[Verdict]:
-        return await lifecycle.claim(self._store, session, hints, horizon=self._horizon)
+        async def write() -> list[Verdict]:
+            return await lifecycle.claim(self._store, session, hints, horizon=self._horizon)
+
+        if not self.settings.durable_claims:
+            return await write()
+        return await self._store.kept(write, disk=self._store.facts.has_waitaof)
 
     async def renew(
         self,
@@ -160,7 +164,7 @@ class RedisResultBackend:
         return []
 
     async def signal(self, signals: Sequence[Signal]) -> tuple[list[SignalAnswer], list[Ready]]:
-        return await signal(self._store, signals)
+        return await self._store.kept(lambda: signal(self._store, signals))
 
     async def due(
         self,

@@ -38,8 +38,8 @@ class Script:
 
 
 NAMES: Final = (
-    "apply cas cas_new claim create docs due finish forget get_docs inbox load prune purge put "
-    "put_one receive renew send settle settle_mail stats sweep"
+    "apply cas cas_new claim create docs due finish forget get_docs inbox load mark prune purge "
+    "put put_one receive renew send settle settle_mail stats sweep"
 ).split()
 
 

@@ -43,7 +43,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     durable: bool = False
     """Open only if the server syncs every write to disk before it answers."""
     wait_replicas: int = 0
-    """Replicas that must have a submitted job before it counts as accepted."""
+    """Replicas that must have a submitted job before it counts as accepted; also the documents of
+    workflows and unique keys, cancels, and what else is asked for from outside."""
+    durable_claims: bool = False
+    """Where another broker has the messages: acknowledge one only after the server has synced its
+    claim to disk, and as many replicas as `wait_replicas` have it."""
     ssl_ca_certs: str | None = None
     """Of `rediss…`: a file of trusted certificates; none: the system's."""
     ssl_certfile: str | None = None
@@ -109,6 +113,7 @@ def read_settings(url: str) -> Settings:
             "connect_timeout": _seconds,
             "durable": boolean,
             "wait_replicas": _count,
+            "durable_claims": boolean,
             "db": _count,
             "ssl_ca_certs": str,
             "ssl_certfile": str,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
+from redis import exceptions
 from redis.exceptions import NoScriptError, RedisError
 
 from bananas_brokers.redis.changes import Change, commands
@@ -23,11 +24,15 @@ from bananas_core.clock import Clock
 from bananas_core.errors import BananasError, ConfigurationError
 from bananas_core.job import Job
 
+T = TypeVar("T")
+
 SCHEMA: Final = 1
 BATCH: Final = 100
 """Jobs in one call of a script: a longer one keeps everybody else waiting."""
 BYTES: Final = 64 << 10
 _TRIES: Final = 200
+_REPLICAS_WITHIN: Final = 2_000
+"""Milliseconds to wait for replicas. Not long: whatever else goes over the connection waits too."""
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,22 +246,36 @@ class Store:
             left = [c.new.id for c, fine in zip(changes, done, strict=True) if not fine]
         raise self._errors[1](f"{self.settings.label}: records change too fast; try again")
 
-    async def replicated(self) -> None:
-        """Wait until as many replicas as asked for have what was written.
+    async def kept(self, write: Callable[[], Awaitable[T]], *, disk: bool = False) -> T:
+        """What ``write`` answers, once as many replicas as asked for have all that it wrote, and
+        all that it found: that may be what an earlier try wrote. ``disk``: and once the server
+        has synced it to its disk.
 
         Raises:
-            BananasError: unavailable, as too few of them answered in time.
+            BananasError: unavailable, as too few of them answered in time, or since the
+                connection was lost, maybe with the server that had what was written.
         """
-        wanted = self.settings.wait_replicas
-        if not wanted:
-            return
+        replicas = self.settings.wait_replicas
+        if not replicas and not disk:
+            return await write()
+        if not self.wire.connected:
+            await self.call("PING")
+        turn = self.wire.turn
+        answer = await write()
+        await self.run("mark", (self.keys.meta,))
         patience = int(self.settings.socket_timeout * 500)
-        found = await self.call("WAIT", wanted, patience)
-        if found < wanted:
-            raise self._errors[1](
-                f"{self.settings.label}: {found} of {wanted} replicas confirmed; what was written "
-                "may be lost with the master, so try again"
+        short = min(patience, _REPLICAS_WITHIN)
+        label, unavailable = self.settings.label, self._errors[1]
+        if replicas and (found := await self.call("WAIT", replicas, short)) < replicas:
+            raise unavailable(
+                f"{label}: {found} of {replicas} replicas confirmed; what was written may be lost "
+                "with the master, so try again"
             )
+        if disk and (await self.call("WAITAOF", 1, 0, patience))[0] < 1:
+            raise unavailable(f"{label}: what was written is not on its disk yet; try again")
+        if self.wire.turn != turn:
+            raise unavailable(f"{label}: the connection was lost, and maybe the write; try again")
+        return answer
 
     def translated(self, error: Exception) -> BananasError:
         return translate(error, self.settings.label, *self._errors)
@@ -265,6 +284,8 @@ class Store:
         """Look at the server, and refuse it if it can't do what is promised."""
         self.facts = facts = await read_facts(self.wire)
         label = self.settings.label
+        if facts.loading:
+            raise exceptions.BusyLoadingError("the server is loading its data")
         if facts.too_old:
             raise ConfigurationError(
                 f"{label}: Redis {facts.version} is too old; 7.0 or later, or Valkey, is needed"
@@ -276,6 +297,13 @@ class Store:
                 f"{label}: durable=true needs a server with appendonly yes and appendfsync always; "
                 f"it has appendonly {'yes' if facts.append_only else 'no'} and appendfsync "
                 f"{facts.fsync or 'unknown'}"
+            )
+        if self.settings.durable_claims and not facts.syncs:
+            raise ConfigurationError(
+                f"{label}: durable_claims=true needs a server with appendonly yes, and either "
+                "appendfsync always, or appendfsync everysec and WAITAOF (Redis 7.2, Valkey); "
+                f"this is {facts.kind} {facts.version} with appendonly "
+                f"{'yes' if facts.append_only else 'no'} and appendfsync {facts.fsync or 'unknown'}"
             )
 
 

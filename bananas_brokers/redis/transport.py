@@ -116,10 +116,11 @@ class RedisTransport:
             head = "1" if message.head else "0"
             calls[-1] += (message.queue, message.priority, head, message.body)
         if calls[0]:
-            await self._store.run_all(
-                "send", (keys.mail, keys.meta), [(keys.prefix, *words) for words in calls]
+            await self._store.kept(
+                lambda: self._store.run_all(
+                    "send", (keys.mail, keys.meta), [(keys.prefix, *words) for words in calls]
+                )
             )
-            await self._store.replicated()
         return [
             None
             if len(message.body) <= most
@@ -157,6 +158,9 @@ class RedisTransport:
     async def stats(self, queues: Sequence[str]) -> list[QueueStats]:
         keys = self._store.keys
         names = (keys.heads, keys.mail, keys.leases, keys.leased, keys.stale)
+        # What plain clients have pushed counts too, and only here it is known for which queue.
+        for _ in range(0, int(await self._store.call("LLEN", keys.inbox)), BATCH):
+            await self._empty_inbox()
         found = await self._store.run("stats", names, keys.prefix, *queues)
         return [
             QueueStats(

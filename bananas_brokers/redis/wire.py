@@ -36,6 +36,8 @@ class Wire:
     def __init__(self, connect: Connect, timeout: float) -> None:
         self._make = connect
         self._timeout = timeout
+        self.turn = 0
+        """How many connections there were: what two equal numbers enclose went over one."""
         self._opened = False
         self._connection: AbstractConnection | None = None
         self._connecting: asyncio.Lock | None = None
@@ -143,6 +145,7 @@ class Wire:
                 await _quietly(connection.disconnect(nowait=True))
                 raise NotOpen()
             self._connection = connection
+            self.turn += 1
             self._transport = _take_over(connection, self)
 
     def uses(self, transport: asyncio.Transport) -> bool:

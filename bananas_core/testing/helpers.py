@@ -39,8 +39,9 @@ def memory_app(
 
 
 async def drain(app: Bananas, *, timeout: float = 30.0) -> None:
-    """Run the app's jobs here until none is pending or running. What is due only later stays;
-    move a ``ManualClock`` on and drain again.
+    """Run the app's jobs here until none is pending or running, and no message that a program
+    wrote to the broker by itself is left. What is due only later stays; move a ``ManualClock``
+    on and drain again.
 
     Raises:
         TimeoutError: still busy after ``timeout`` seconds.

@@ -1,4 +1,6 @@
-"""``python -m integration.faults [NAME…] [--level ci|full] [--seed N] [--json FILE]``."""
+"""``python -m integration.faults [NAME…] [--broker sqlite|redis|valkey] [--level ci|full]
+[--seed N] [--json FILE]``. Without names: all that are made for the broker; without a broker: on
+SQLite, then on Redis."""
 
 from __future__ import annotations
 
@@ -8,53 +10,110 @@ import json
 import os
 import platform
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Final
 
-from integration.faults import limits, scenarios, unique, workflows
+from integration.faults import brokers, limits, scenarios, unique, workflows
 from integration.faults.stage import LEVELS, Scenario, Stage
+from integration.servers import RedisServer, ServerMissing, ValkeyServer
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.__name__: scenario
-    for module in (scenarios, workflows, unique, limits)
+    for module in (scenarios, workflows, unique, limits, brokers)
     for scenario in module.SCENARIOS
 }
+ON_SERVERS: Final = (*(scenario.__name__ for scenario in brokers.SCENARIOS), "chords")
+"""Those that run on a server by default. Others that need nothing of a file run there too, by name:
+see ``integration/redis/test_workers.py``."""
+NAMES: Final = {"sqlite": "SQLite", "redis": "Redis", "valkey": "Valkey"}
+SERVERS: Final[dict[str, type[RedisServer]]] = {"redis": RedisServer, "valkey": ValkeyServer}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="integration.faults", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(SCENARIOS)}; default all")
+    parser.add_argument("--broker", choices=("sqlite", *SERVERS), help="default sqlite, then redis")
     parser.add_argument("--level", choices=LEVELS, default=os.environ.get("FAULTS_LEVEL", "ci"))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument(
+        "--json", type=Path, help="write the figures here, beside those of other names"
+    )
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in SCENARIOS]
     if unknown:
         parser.error(f"no scenario {unknown[0]!r}")
-    results = [run(name, options.level, options.seed) for name in options.names or list(SCENARIOS)]
+    if options.json and options.broker is None:
+        parser.error("--json needs a --broker: the figures are of one")
+    results = []
+    for broker in ("sqlite", "redis") if options.broker is None else (options.broker,):
+        names = options.names or names_on(broker)
+        results += [run(name, options.level, options.seed, broker) for name in names]
     passed = sum(result["passed"] is True for result in results)
     if options.json:
         about = {
             "python": platform.python_version(),
-            "sqlite": sqlite3.sqlite_version,
+            "broker": NAMES[options.broker or "sqlite"],
+            "version": version(options.broker or "sqlite"),
             "cores": os.cpu_count(),
             "level": options.level,
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"about": about, "scenarios": results}, indent=2, sort_keys=True)
-        options.json.write_text(text + "\n")
+        write_figures(options.json, about, results)
     print(f"{passed} passed, {len(results) - passed} failed")
     return 0 if passed == len(results) else 1
 
 
-def run(name: str, level: str, seed: int) -> dict[str, object]:
-    """Run one scenario in a folder of its own."""
+def write_figures(path: Path, about: dict[str, object], results: list[dict[str, Any]]) -> None:
+    """Figures of the same place and level that are in the file already stay, unless they are of a
+    scenario that ran again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if found.get("about") == about:
+        new = {result["name"]: result for result in results}
+        old = found["scenarios"]
+        results = [new.pop(result["name"], result) for result in old] + list(new.values())
+    text = json.dumps({"about": about, "scenarios": results}, indent=2, sort_keys=True)
+    path.write_text(text + "\n")
+
+
+def names_on(broker: str) -> list[str]:
+    """What runs on a broker if nothing is named; nothing where its program is missing, unless in
+    CI."""
+    if broker == "sqlite":
+        return [name for name in SCENARIOS if SCENARIOS[name] not in brokers.SCENARIOS]
+    try:
+        SERVERS[broker].find_binary()
+    except ServerMissing as error:
+        if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
+            raise
+        print(f"nothing runs on {broker}: {error}")
+        return []
+    return list(ON_SERVERS)
+
+
+def version(broker: str) -> str:
+    """Of SQLite, or of the server's program."""
+    if broker == "sqlite":
+        return sqlite3.sqlite_version
+    command = [SERVERS[broker].find_binary(), "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return said.partition("v=")[2].split()[0]
+
+
+def run(name: str, level: str, seed: int, broker: str = "sqlite") -> dict[str, Any]:
+    """Run one scenario in a folder of its own, on a broker of its own."""
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix=f"bananas-{name}-") as folder:
-        stage = Stage(Path(folder), LEVELS[level], seed)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"bananas-{name}-"))
+        server = None
+        if broker in SERVERS:
+            server = stack.enter_context(SERVERS[broker](appendfsync="always"))
+        stage = Stage(Path(folder), LEVELS[level], seed, server)
         error = None
         try:
             asyncio.run(SCENARIOS[name](stage))
@@ -63,7 +122,10 @@ def run(name: str, level: str, seed: int) -> dict[str, object]:
         finally:
             stage.close()
     took = time.monotonic() - begun
-    print(f"{'ok  ' if error is None else 'FAIL'} {name} {took:.1f} s {stage.figures}", flush=True)
+    print(
+        f"{'ok  ' if error is None else 'FAIL'} {name} on {broker} {took:.1f} s {stage.figures}",
+        flush=True,
+    )
     if error is not None:
         print(error, file=sys.stderr, flush=True)
     return {

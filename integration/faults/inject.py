@@ -12,13 +12,21 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from bananas_core.clock import SystemClock
 from integration.faults.workers import WorkerGroup
 
 
+class Kill(NamedTuple):
+    """A process that was killed, and when by the machine's clock."""
+
+    pid: int
+    at: float
+
+
 async def kill_children(
-    groups: list[WorkerGroup], every: float, rng: random.Random, killed: list[int]
+    groups: list[WorkerGroup], every: float, rng: random.Random, killed: list[Kill]
 ) -> None:
     """kill -9 a random child of a random group, again and again, until cancelled."""
     while True:
@@ -28,7 +36,7 @@ async def kill_children(
             pid = rng.choice(children)
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
+                killed.append(Kill(pid, time.time()))
 
 
 @asynccontextmanager

@@ -33,12 +33,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 class Verdict(msgspec.Struct, kw_only=True):
     """What the oracle found. ``lost``: accepted ids that are not final. ``in_flight``: claims
-    whose process was lost with their body begun and its outcome not recorded."""
+    whose process was lost with their body begun and its outcome not recorded. ``claims``: all that
+    the records tell of."""
 
     accepted: int
     states: dict[str, int]
     lost: list[str]
     in_flight: int
+    claims: int
     extra_runs: int
     overlaps: int
     never_ran: int
@@ -80,13 +82,14 @@ class Oracle:
         states: Counter[str] = Counter()
         lost: list[str] = []
         completed: set[str] = set()
-        in_flight = 0
+        in_flight = claims = 0
         for begin in range(0, len(ids), 500):
             part = ids[begin : begin + 500]
             for id, job in zip(part, await backend.get(part), strict=True):
                 state = "unknown" if job is None else job.state.value
                 states[state] += 1
                 attempts = () if job is None else job.attempts
+                claims += len(attempts)
                 in_flight += sum(entry.outcome in LOST_PROCESS for entry in attempts)
                 if state not in ("completed", "failed", "cancelled", "quarantined"):
                     lost.append(id)
@@ -105,6 +108,7 @@ class Oracle:
             states=dict(states),
             lost=lost,
             in_flight=in_flight,
+            claims=claims,
             extra_runs=extra,
             overlaps=overlaps,
             never_ran=len(completed - starts.keys()),

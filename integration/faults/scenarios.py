@@ -15,6 +15,7 @@ from bananas import Bananas
 from bananas_core.job import JobState, Query
 from bananas_core.transport import Outgoing
 from integration.faults.inject import (
+    Kill,
     SkewedClock,
     full_disk,
     kill_children,
@@ -29,7 +30,7 @@ async def kill_random(stage: Stage) -> None:
     groups = [stage.group("a", processes=2), stage.group("b", processes=2)]
     async with Bananas(stage.url) as app:
         count = stage.level.kill_jobs
-        kills: list[int] = []
+        kills: list[Kill] = []
         killer = asyncio.create_task(kill_children(groups, 2.0, stage.rng, kills))
         await stage.submit(app, "short", [{"number": n} for n in range(count)])
         while await live(app.backend) > count // 10:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -12,11 +14,13 @@ from typing import Final
 import msgspec
 
 from bananas import Bananas
+from bananas_core.errors import ResultBackendUnavailable, TransportUnavailable
 from bananas_core.job import Job
 from bananas_core.results import ResultBackend
 from integration.faults.inject import Deadline
 from integration.faults.oracle import Oracle, Verdict
 from integration.faults.workers import WorkerGroup
+from integration.servers import RedisServer
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,9 +46,17 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     """By which share other jobs may be slower then: 0.1 is promised; CI has noisy neighbours."""
     pause_seconds: float
     """Without workers, while jobs with a limit wait."""
+    broker_jobs: int
+    """Jobs over kills of the broker …"""
+    broker_kills: int
+    """… and how many of these."""
+    worker_kill_turns: int
+    drain_jobs: int
 
 
-IN_FLIGHT: Final = 2 * 16
+SLOTS: Final = 16
+"""Jobs at once in one worker process, by default."""
+IN_FLIGHT: Final = 2 * SLOTS
 """Most jobs in flight in one worker process, by default: those that run, and as many that have
 ended and whose outcome is on its way to the ledger."""
 
@@ -65,6 +77,10 @@ LEVELS: Final = {
         held_back=20_000,
         overtaken_slower=0.3,
         pause_seconds=20,
+        broker_jobs=20_000,
+        broker_kills=2,
+        worker_kill_turns=1,
+        drain_jobs=20_000,
     ),
     "full": Level(
         kill_jobs=20_000,
@@ -82,22 +98,35 @@ LEVELS: Final = {
         held_back=100_000,
         overtaken_slower=0.1,
         pause_seconds=60,
+        broker_jobs=200_000,
+        broker_kills=5,
+        worker_kill_turns=5,
+        drain_jobs=1_000_000,
     ),
 }
 
 
 class Stage:
-    """What one scenario works with."""
+    """What one scenario works with. ``server``: the broker; without one, it is a SQLite file."""
 
-    def __init__(self, folder: Path, level: Level, seed: int) -> None:
+    def __init__(
+        self, folder: Path, level: Level, seed: int, server: RedisServer | None = None
+    ) -> None:
         self.folder = folder
         self.level = level
         self.rng = random.Random(seed)
         self.path = folder / "jobs.db"
-        self.url = f"sqlite:///{self.path}"
+        self.url = f"sqlite:///{self.path}" if server is None else f"{server.url}?durable=true"
+        self._server = server
         self.oracle = Oracle(folder)
         self.groups: list[WorkerGroup] = []
         self.figures: dict[str, object] = {}
+
+    @property
+    def server(self) -> RedisServer:
+        """The broker, for scenarios that need one."""
+        assert self._server is not None, "this scenario needs a server"
+        return self._server
 
     def group(
         self, name: str, *, skew: float = 0.0, url: str | None = None, **options: object
@@ -126,6 +155,27 @@ class Stage:
             self.oracle.accept(part)
             ids += part
         return ids
+
+    async def submit_surely(
+        self, app: Bananas, name: str, payloads: list[dict[str, object]]
+    ) -> int:
+        """``submit`` in one request that is repeated with the same ids until its outcome is known;
+        how often it was."""
+        ids = [uuid.UUID(int=self.rng.getrandbits(128)).hex for _ in payloads]
+        specs = [
+            spec
+            for id, payload in zip(ids, payloads, strict=True)
+            for spec in app.specs(name, [payload], {"job_id": id})
+        ]
+        for repeated in itertools.count():
+            try:
+                jobs = await app.submit_specs(specs)
+            except (ResultBackendUnavailable, TransportUnavailable):
+                await asyncio.sleep(0.2)
+                continue
+            self.oracle.accept(job.id for job in jobs)
+            return repeated
+        raise AssertionError
 
     async def drained(self, backend: ResultBackend, seconds: float) -> float:
         """Wait until no job is live; how long that took."""

@@ -19,7 +19,7 @@ from bananas import Bananas
 from bananas_core.job import Job, Query
 from bananas_core.results import ResultBackend
 from bananas_core.unique import BY, PREFIX
-from integration.faults.inject import Deadline, kill_children
+from integration.faults.inject import Deadline, Kill, kill_children
 from integration.faults.racer import TASK, THREADS, Report, Told
 from integration.faults.stage import Scenario, Stage
 
@@ -109,7 +109,7 @@ async def unique_race(stage: Stage) -> None:
     level = stage.level
     racers = Racers(stage, keys=level.keys, submits=level.race_submits, seconds=RACE_WITHIN)
     async with Bananas(stage.url) as app:
-        kills: list[int] = []
+        kills: list[Kill] = []
         killer = asyncio.create_task(kill_children(groups, KILL_EVERY, stage.rng, kills))
         try:
             told = await racers.race()

@@ -16,7 +16,7 @@ from bananas_core.state import CLAIM_TTL
 from bananas_core.worker import Worker, WorkerOptions
 from integration.faults import app as tasks
 from integration.faults.app import body, make_app, member
-from integration.faults.inject import kill_children
+from integration.faults.inject import Kill, kill_children
 from integration.faults.stage import Scenario, Stage
 
 RESULT_WITHIN: Final = 120.0
@@ -31,7 +31,7 @@ async def chords(stage: Stage) -> None:
     groups = [stage.group("a", processes=2), stage.group("b", processes=2)]
     app, every = make_app(stage.url), stage.level.chords_kill_every
     async with app:
-        kills: list[int] = []
+        kills: list[Kill] = []
         killer = asyncio.create_task(kill_children(groups, every, stage.rng, kills))
         await _chords(stage, app, "")
         killer.cancel()

@@ -17,12 +17,14 @@ from bananas_core.errors import (
     ConfigurationError,
     ResultBackendError,
     ResultBackendUnavailable,
+    TransportError,
     TransportUnavailable,
 )
 from bananas_core.job import JobState, OutcomeKind, RenewMode, Session, Signal, SignalKind, Write
 from bananas_core.pair import Pair
 from bananas_core.testing.conformance.harness import eventually
 from bananas_core.testing.conformance.support import a_job, outcome
+from bananas_core.transport import Outgoing
 from integration.redis.invariants import check
 from integration.redis.support import again, client_of, pair_on, received, succeed
 from integration.servers import RedisServer
@@ -131,6 +133,7 @@ async def test_a_full_server_takes_no_jobs_but_lets_workers_go_on(
     puts = [a_job(max_attempts=5) for _ in range(20)]
     await pair.backend.put(puts)
     await pair.backend.put([a_job(delay=0.05)])
+    await pair.transport.send([Outgoing(body=b"x", queue="foreign") for _ in range(3)])
     client = client_of(server)
     client.config_set("maxmemory", "1mb")
     for refused in (a_job(), a_job(tags=("a",)), a_job(delay=10.0)):
@@ -139,6 +142,13 @@ async def test_a_full_server_takes_no_jobs_but_lets_workers_go_on(
         assert not isinstance(caught.value, ResultBackendUnavailable)
         assert caught.value.__cause__ is not None
         assert await pair.backend.get([refused.id]) == [None]
+    with pytest.raises(TransportError, match="maxmemory"):
+        await pair.transport.send([Outgoing(body=b"x", queue="foreign")])
+    deliveries = await pair.transport.receive(["foreign"], 3, 0.0)
+    assert len(deliveries) == 3
+    assert await pair.transport.ack(deliveries[:1]) == [True]
+    assert await pair.transport.release(deliveries[1:2]) == [True]
+    assert await pair.transport.bury(deliveries[2:], "bad") == [True]
     with pytest.raises(ResultBackendError, match="maxmemory"):
         await pair.backend.cas([Write(key="job/x/payload/0/0000", value=b"x")])
     (answer,) = await pair.backend.cas([Write(key="job/x/result/1/0000", value=b"x")])
@@ -149,6 +159,9 @@ async def test_a_full_server_takes_no_jobs_but_lets_workers_go_on(
     assert (await pair.backend.renew(who, [], mode=RenewMode.UPDATE)).lost == ()
     answers, _ = await pair.backend.finish([succeed(claim, b"x" * 1000) for claim in claims[:10]])
     assert all(answer.accepted for answer in answers)
+    (kept,) = await pair.backend.get([claims[0].id])
+    assert kept is not None
+    assert kept.result == b"x" * 1000
     answers, _ = await pair.backend.finish(
         [outcome(claim, OutcomeKind.RETRY) for claim in claims[10:]]
     )
@@ -270,6 +283,33 @@ async def test_a_newer_schema_is_refused(server: RedisServer) -> None:
 async def test_durable_is_refused_where_the_server_is_not(redis_url: str) -> None:
     with pytest.raises(ConfigurationError, match="appendonly"):
         await pair_on(redis_url + "?durable=true", NAMESPACE).open()
+
+
+async def test_a_server_that_reads_its_data_is_not_refused_but_asked_again(
+    kind: type[RedisServer],
+) -> None:
+    """Until it has read them, it says that it had no append-only file."""
+    slowly = {"key-load-delay": "500"}
+    with kind(appendfsync="always", settings=slowly) as server:
+        with client_of(server).pipeline(transaction=False) as pipe:
+            for number in range(4000):
+                pipe.set(f"other:{number}", b"x" * 100)
+            pipe.execute()
+        server.kill()
+        starting = asyncio.create_task(asyncio.to_thread(server.start))
+        said: set[str] = set()
+        while True:
+            pair = pair_on(server.url + "?durable=true", NAMESPACE)
+            try:
+                await pair.open()
+            except (ResultBackendUnavailable, TransportUnavailable) as error:
+                said.add(str(error).partition("/0: ")[2])
+            else:
+                break
+            await asyncio.sleep(0.05)
+        assert "the server is loading its data; try again" in said
+        await pair.close()
+        await starting
 
 
 async def test_doctor_hears_of_what_may_lose_jobs(server: RedisServer, pair: Pair) -> None:

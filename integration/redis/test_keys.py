@@ -10,6 +10,7 @@ from pathlib import Path
 import redis
 
 from bananas import Bananas
+from bananas.testing import drain
 from bananas_brokers.redis.keys import Keys
 from bananas_core.embed import run_worker
 from bananas_core.job import (
@@ -139,6 +140,42 @@ async def test_a_plain_client_submits_and_reads_the_result(redis_url: str, names
             await worker
         check(client, namespace)
         assert client.llen(f"{{{namespace}}}:inbox") == 0
+
+
+async def test_what_lies_in_the_inbox_counts(redis_url: str, namespace: str) -> None:
+    """In the depth of its queue, and for `drain`."""
+    app = Bananas(redis_url, namespace=namespace)
+    ran: list[int] = []
+
+    @app.task(name="note", routing_key="notes")
+    async def note(number: int) -> None:
+        ran.append(number)
+
+    bodies = [
+        json.dumps(
+            {
+                "v": 1,
+                "id": f"n{number}",
+                "name": "note",
+                "payload": {"number": number},
+                "routing_key": "notes" if number else "elsewhere",
+                "created_at": "2026-11-24T16:00:00Z",
+            }
+        )
+        for number in range(251)
+    ]
+    with redis.Redis.from_url(redis_url) as client:
+        client.rpush(Keys(namespace).inbox, *bodies, b"not json")
+        async with app:
+            for _ in range(2):
+                found = await app.transport.stats(["notes", "default", "elsewhere", "nowhere"])
+                assert [one.ready for one in found] == [250, 1, 1, 0]
+            client.rpush(Keys(namespace).inbox, bodies[1])
+            await drain(app)
+            assert sorted(ran) == list(range(1, 251))
+            (other,) = await app.transport.stats(["elsewhere"])
+            assert other.ready == 1
+        check(client, namespace)
 
 
 async def test_golden_messages_come_through_the_inbox(redis_url: str, namespace: str) -> None:

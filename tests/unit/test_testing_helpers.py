@@ -10,6 +10,7 @@ from bananas.testing import ManualClock, assert_submitted, drain, memory_app
 from bananas_core.errors import RateLimited, Retry
 from bananas_core.job import JobState
 from bananas_core.message import Backoff
+from bananas_core.transport import Outgoing
 
 
 async def test_two_apps_share_nothing() -> None:
@@ -44,6 +45,25 @@ async def test_many_jobs_are_looked_through() -> None:
         await app.submit_specs(app.specs("work", [{"n": n} for n in range(250)], {}))
         assert len(await assert_submitted(app, "work")) == 250
         assert len(await assert_submitted(app, "work", n=0)) == 1
+
+
+async def test_drain_runs_messages_that_have_no_record_yet() -> None:
+    """Those of programs that write to the broker themselves."""
+    app, ran = memory_app(), []
+
+    @app.task(name="note")
+    async def note(number: int) -> None:
+        ran.append(number)
+
+    async with app:
+        for number in range(40):
+            body = (
+                b'{"v":1,"id":"n%d","name":"note","payload":{"number":%d},'
+                b'"created_at":"2026-11-24T16:00:00Z"}' % (number, number)
+            )
+            await app.transport.send([Outgoing(body=body)])
+        await drain(app)
+        assert sorted(ran) == list(range(40))
 
 
 async def test_drain_runs_all_that_is_ready_and_what_follows() -> None:

@@ -66,6 +66,7 @@ async def run(
         claim_of(name),
         payload,
         fresh=fresh,
+        on_begun=lambda: None,
         on_progress=lambda value, text: said.append((value, text)),
         on_log=said.append,
     )

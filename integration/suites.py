@@ -1,0 +1,63 @@
+"""``python -m integration.suites``: the shipped conformance suite by URL, as a user would run it,
+at level ``extended``. There it really waits, so the brokers are tested at the same time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from integration.servers import RedisServer, ServerMissing
+
+PROCESSES: Final = 16
+"""At once, for each broker. They hardly do anything but wait."""
+WITHIN: Final = 400.0
+
+
+def main() -> int:
+    """Run all; the number of brokers on which it failed."""
+    begun, failed = time.monotonic(), 0
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bananas-suites-")))
+        urls = {"sqlite": f"sqlite:///{folder}/jobs.db"}
+        try:
+            urls["redis"] = stack.enter_context(RedisServer(appendonly=False)).url
+        except ServerMissing as error:
+            if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
+                raise
+            print(f"redis is left out: {error}")
+        running = {name: stack.enter_context(start(url)) for name, url in urls.items()}
+        for name, process in running.items():
+            try:
+                said = process.communicate(timeout=begun + WITHIN - time.monotonic())[0]
+            except subprocess.TimeoutExpired:
+                process.terminate()  # then it ends its own workers
+                said = process.communicate()[0] + f"not done after {WITHIN:g} s\n"
+            lines = said.strip().splitlines() or ["it said nothing"]
+            print(f"{name} after {time.monotonic() - begun:.0f} s: {lines[-1]}", flush=True)
+            if process.returncode:
+                failed += 1
+                print(said, flush=True)
+    return failed
+
+
+def start(url: str) -> subprocess.Popen[str]:
+    """The suite on one broker, in the background."""
+    command = [sys.executable, "-m", "bananas_core.testing.conformance", url, "-q", "--tb=short"]
+    command += ["--bananas-level", "extended", "-n", str(PROCESSES), "--dist", "worksteal"]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
