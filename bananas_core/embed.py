@@ -66,3 +66,43 @@ async def _stop_when(stop: asyncio.Event | None, worker: Worker) -> None:
     if stop is not None:
         await stop.wait()
         worker.stop()
+
+
+async def run_until_idle(app: Bananas, *, timeout: float = 30.0) -> None:
+    """Run the app's jobs in this process until none is pending or processing, and no message for
+    them is at the transport, also of clients that write theirs there; for tests.
+
+    Scheduled jobs whose time has not come stay.
+
+    Raises:
+        TimeoutError: still busy after ``timeout`` seconds.
+    """
+    routing_keys = {task.routing_key for task in app.tasks.values()} | {"default"}
+    clock = SystemClock()
+    backend = app.backend
+    options = WorkerOptions(name="until-idle", routing_keys=tuple(sorted(routing_keys)), grace=5.0)
+    worker = Worker(app, options, keeper=LoopKeeper(backend, clock), clock=clock)
+    run = asyncio.get_running_loop().create_task(worker.run())
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                await worker.due_once()
+                done, settled = worker.done, worker.settled
+                # First the messages: one that leaves its queue meanwhile has a record by then.
+                queues = await app.transport.stats(options.routing_keys)
+                counts = {c.group[0]: c.count for c in await backend.count(["state"])}
+                busy = (
+                    any(queue.ready or queue.leased for queue in queues)
+                    or counts.get("pending")
+                    or counts.get("processing")
+                )
+                # What ended while the jobs were counted may have released others.
+                if not busy and settled and worker.settled and worker.done == done:
+                    return
+                if run.done():
+                    break
+                await asyncio.sleep(0.005)
+        run.result()
+    finally:
+        worker.stop()
+        await asyncio.gather(run, return_exceptions=True)

@@ -46,7 +46,7 @@ async def drain(app: Bananas, *, timeout: float = 30.0) -> None:
     Raises:
         TimeoutError: still busy after ``timeout`` seconds.
     """
-    from bananas_core.worker import run_until_idle
+    from bananas_core.embed import run_until_idle
 
     await run_until_idle(app, timeout=timeout)
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from bananas import Bananas
 from bananas_core.cli.commands import make_cli
-from bananas_core.worker import run_until_idle
+from bananas_core.embed import run_until_idle
 
 SHOP = """
 from bananas import Bananas, Backoff, current_job

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from bananas import Bananas
+from bananas_core.embed import run_until_idle
 from bananas_core.job import Write
 from bananas_core.pair import Pair, load_pair
 from bananas_core.transport import Outgoing
-from bananas_core.worker import run_until_idle
 
 
 @pytest.fixture(params=["memory", "memory split", "sqlite"])
