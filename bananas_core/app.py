@@ -27,7 +27,7 @@ from bananas_core.task import (
     make_task,
     merge,
 )
-from bananas_core.template import Template
+from bananas_core.template import Template, Templates
 from bananas_core.workflow.handle import Workflow, get_workflow
 from bananas_core.workflow.spec import Piece
 
@@ -87,6 +87,7 @@ class Bananas:
         self.clock = clock or SystemClock()
         self._make_pair = make_pair
         self.tasks: dict[str, Task[Any, Any]] = {}
+        self._templates = Templates()
         self._told = 0
         self._loaded: Loaded | None = None
         self._max_payload: int | None = None
@@ -326,7 +327,7 @@ class Bananas:
         check_name("name", name)
         check_options(options)
         check_one_id(options, len(payloads))
-        template, most = Template(name, options), self.max_payload
+        template, most = self._templates.get(name, options), self.max_payload
         return [
             JobSpec(
                 self,

@@ -12,12 +12,9 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
-_RANDOM: Final = 0xFFFFFFFF_FFFF_0FFF_3FFF_FFFFFFFFFFFF
-_FIXED: Final = 0x00000000_0000_4000_8000_000000000000
-"""Of a UUID of version 4: which bits are random, and the others."""
 _VERSION: Final = bytes(0x40 | byte & 0x0F for byte in range(256))
 _VARIANT: Final = bytes(0x80 | byte & 0x3F for byte in range(256))
-"""The same for its bytes 6 and 8: what becomes of a random one."""
+"""Of a UUID of version 4, bytes 6 and 8: what becomes of a random one."""
 
 
 class Clock(Protocol):
@@ -47,10 +44,10 @@ def new_ids(count: int) -> list[str]:
 
     One system call for the whole batch.
     """
-    if count == 1:
-        number = int.from_bytes(os.urandom(16), "big")
-        return ["%032x" % (number & _RANDOM | _FIXED)]
     raw = bytearray(os.urandom(16 * count))
+    if count == 1:
+        raw[6], raw[8] = _VERSION[raw[6]], _VARIANT[raw[8]]
+        return [raw.hex()]
     raw[6::16] = raw[6::16].translate(_VERSION)
     raw[8::16] = raw[8::16].translate(_VARIANT)
     text = raw.hex()

@@ -23,7 +23,7 @@ from bananas_core.message import Backoff, check_name, encode_if_simple
 from bananas_core.options import JobOptions, check_options
 from bananas_core.plugins import Feature
 from bananas_core.retry import RetryPolicy
-from bananas_core.template import Template
+from bananas_core.template import Template, Templates
 from bananas_core.workflow.spec import Host as WorkflowHost
 from bananas_core.workflow.spec import Piece
 
@@ -168,6 +168,7 @@ class Task(Generic[P, R]):
         self._host = host
         self._result_of = f"result of {name}"
         self._arguments = Arguments(fn, name, local_names(fn))
+        self._templates = Templates()
         self.__doc__ = fn.__doc__
         self.__module__ = getattr(fn, "__module__", "")
         self.__name__ = getattr(fn, "__name__", name)
@@ -278,7 +279,7 @@ class Task(Generic[P, R]):
             merged = merge(self._defaults(), options)
             check_options(merged)
             check_one_id(merged, len(arguments))
-            template = Template(self.name, merged)
+            template = self._templates.get(self.name, merged)
         encode, most = self._arguments.encode_named, self._host.max_payload
         return template, [encode(mapping, most) for mapping in arguments]
 
@@ -301,7 +302,7 @@ class Task(Generic[P, R]):
     @cached_property
     def _template(self) -> Template:
         """Of its jobs without options of their own."""
-        return Template(self.name, self._defaults())
+        return self._templates.get(self.name, self._defaults())
 
     def _defaults(self) -> JobOptions:
         options = JobOptions(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from bananas_core.alike import Alike
 from bananas_core.message import encode_instant, encode_message
@@ -11,6 +11,8 @@ from bananas_core.options import JobOptions, Submission, submission, to_put
 
 _SAME: Final = frozenset(("routing_key", "priority", "max_attempts", "timeout", "queue_timeout"))
 """Options whose effect doesn't depend on when the job is submitted, nor on other jobs."""
+_MOST: Final = 256
+"""Templates kept."""
 _ID: Final = "0"
 _FRONT: Final = b'{"v":1,"id":"'
 _PAYLOAD: Final = b'"payload":{},"created_at":"'
@@ -60,3 +62,23 @@ class Template:
             submission(id, self.name, payload, self.options, now=now)
             for id, payload in zip(ids, payloads, strict=True)
         ]
+
+
+class Templates:
+    """Those that were asked for before."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Any, ...], Template] = {}
+
+    def get(self, name: str, options: JobOptions) -> Template:
+        """Both are checked already: equal values that aren't the same, like 1 and True, are not
+        among valid ones."""
+        if not _SAME.issuperset(options):
+            return Template(name, options)
+        key = (name, *options.items())
+        template = self._found.get(key)
+        if template is None:
+            if len(self._found) >= _MOST:
+                self._found.clear()
+            template = self._found[key] = Template(name, options)
+        return template

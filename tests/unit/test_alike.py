@@ -224,6 +224,21 @@ async def test_a_large_payload_among_small_ones_goes_apart() -> None:
         assert [len(record.payload["text"]) for record in records] == [1, 200_000, 1]
 
 
+async def test_alike_jobs_are_sent_where_the_transport_is_another_place() -> None:
+    app = Bananas("memory://two-places?form=split")
+
+    @app.task(routing_key="media", priority=70)
+    def work(n: int) -> None: ...
+
+    async with app:
+        assert app.pair is not None
+        assert not app.pair.fused
+        jobs = [await work.submit(0), *await work.submit_many([{"n": n} for n in range(1, 20)])]
+        found = await app.transport.receive(["media"], 100, 1.0)
+        assert {decode_message(d.body).id for d in found} == {job.id for job in jobs}
+        assert all(decode_message(d.body).put for d in found)
+
+
 async def test_blocking_and_async_submits_make_the_same_jobs(app_of_two_doors: Bananas) -> None:
     app = app_of_two_doors
     work = app.tasks["work"]
