@@ -285,8 +285,8 @@ def test_no_calendar_window_has_more_than_its_count(
 ) -> None:
     """Over the days on which the clock changes, of Berlin and of New York."""
     rule = Quota(count=count, unit="day", tz=zone.key)
-    used: dict[object, int] = {}
     for begin in (at(zone, 2026, 3, 6), at(zone, 2026, 3, 27), at(zone, 2026, 10, 23)):
+        used: dict[object, int] = {}
         state, now = QuotaState(rule=text_of(rule)), begin
         for passed, cost, gives_back in steps:
             now += passed
@@ -300,7 +300,7 @@ def test_no_calendar_window_has_more_than_its_count(
             assert datetime.fromtimestamp(offer.until, zone).date() == day
             used[day] = used.get(day, 0) + min(cost, count)
         assert len(state.spare) <= calendar.MOST_SPARE
-    assert max(used.values(), default=0) <= count
+        assert max(used.values(), default=0) <= count
 
 
 def test_a_window_is_used_up_before_the_next_is_begun() -> None:
