@@ -19,6 +19,9 @@ SCHEMES: Final = (
     "rediss+cluster",
 )
 
+MOST_SHARDS: Final = 64
+"""Each has connections of its own."""
+
 _ONLY: Final = {"ssl_": "rediss", "sentinel_": "+sentinel", "db": "redis+unix"}
 """Options of some forms only, by how they begin."""
 
@@ -44,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Open only if the server syncs every write to disk before it answers."""
     wait_replicas: int = 0
     """Replicas that must have a submitted job before it counts as accepted."""
+    shards: int = 1
+    """Groups of keys that a namespace is spread over; more than one: see ``shards.py``."""
     ssl_ca_certs: str | None = None
     """Of `rediss…`: a file of trusted certificates; none: the system's."""
     ssl_certfile: str | None = None
@@ -68,7 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def place(self) -> tuple[object, ...]:
         """What makes two URLs name the same data."""
-        return (self.nodes, self.socket, self.master, self.db)
+        return (self.nodes, self.socket, self.master, self.db, self.shards)
 
     @property
     def durability(self) -> str:
@@ -109,6 +114,7 @@ def read_settings(url: str) -> Settings:
             "connect_timeout": _seconds,
             "durable": boolean,
             "wait_replicas": _count,
+            "shards": _shards,
             "db": _count,
             "ssl_ca_certs": str,
             "ssl_certfile": str,
@@ -183,6 +189,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < 3600:
         raise ValueError("expected seconds, more than 0")
+    return value
+
+
+def _shards(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MOST_SHARDS:
+        raise ValueError(f"expected 1 to {MOST_SHARDS}")
     return value
 
 

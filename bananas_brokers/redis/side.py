@@ -60,11 +60,13 @@ class Side(ABC):
         return self._loop is asyncio.get_running_loop() and self._pid == os.getpid()
 
     @contextmanager
-    def listen(self, topics: Iterable[str]) -> Iterator[asyncio.Event]:
-        """An event that is set when one of ``topics`` is told of."""
+    def listen(
+        self, topics: Iterable[str], event: asyncio.Event | None = None
+    ) -> Iterator[asyncio.Event]:
+        """An event (this one, or a new one) that is set when one of ``topics`` is told of."""
         if not self._closed and not self._is_here():
             self.open()  # the listening task is the parent process's, or of a dead loop
-        event, wanted = asyncio.Event(), tuple(dict.fromkeys(topics))
+        event, wanted = event or asyncio.Event(), tuple(dict.fromkeys(topics))
         for topic in wanted:
             self._waiters[topic][event] = None
         if not self._closed and (self._task is None or self._task.done()):
