@@ -1,8 +1,8 @@
 """The ledger of ``redis://…?shards=n``: n ledgers of one shard each, and who is asked for what.
 
 Nothing here is atomic over shards, as nothing in the contract needs to be: records and documents
-are changed one by one. A shard that does not answer makes a call fail whose answer needs it; what the
-others did stays done, as after any lost answer, and the call may be repeated.
+are changed one by one. A shard that does not answer makes a call fail whose answer needs it; what
+the others did stays done, as after any lost answer, and the call may be repeated.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ from bananas_core.transport import (
 
 _PATIENCE: Final = 1.0
 """Seconds for a shard to say what it has; after that one goes on without it."""
+_LOOKS: Final = 10
+"""Looks in a row, while they show something and nothing is got."""
 _DEAF: Final = 1.0
 """Seconds until a shard that did not answer is asked again."""
 
@@ -145,6 +147,17 @@ class ShardedTransport:
         if not queues:
             return []
         self._turn += 1
+        for _ in range(_LOOKS):
+            received, tried = await self._try(session, queues, limit)
+            if received or not tried:
+                return received
+        return []
+
+    async def _try(
+        self, session: str, queues: Sequence[str], limit: int
+    ) -> tuple[list[Received], bool]:
+        """Look and take; and whether there seemed to be anything. It may be that others were
+        quicker, or that entries had no jobs any more."""
         looks = await self._look(queues, limit)
         plan = allot_all(looks, limit, self._turn % len(queues))
         asked = [
@@ -170,7 +183,7 @@ class ShardedTransport:
             received += _merged(parts)
         if failure is not None and not received:
             raise failure
-        return received
+        return received, bool(asked)
 
     async def _look(self, queues: Sequence[str], limit: int) -> list[list[list[Level]]]:
         """What each shard has; nothing of those that don't answer."""

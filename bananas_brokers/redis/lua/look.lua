@@ -21,11 +21,12 @@ end
 local answers = {call('LLEN', KEYS[5])}
 for i = 4, #ARGV do
   local index, found, left = prefix .. 'q:' .. ARGV[i], {}, most
-  local levels = call('ZREVRANGE', index, 0, most - 1)
-  for _, level in ipairs(levels) do
+  for _, level in ipairs(call('ZREVRANGE', index, 0, -1)) do
     local list = index .. ':' .. level
     local entries = call('LLEN', list)
-    if entries > 0 then
+    if entries == 0 then
+      call('ZREM', index, level)
+    else
       found[#found + 1] = tonumber(level)
       found[#found + 1] = entries
       found[#found + 1] = string.format('%.17g', front(call('LINDEX', list, 0)))
