@@ -18,7 +18,11 @@ from integration.servers.need import need
 def three_nodes(*, appendonly: bool = False) -> Iterator[list[RedisServer]]:
     """Three masters that share the slots."""
     need(RedisServer)
-    settings = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
+    settings = {
+        "cluster-enabled": "yes",
+        "cluster-node-timeout": "2000",
+        "cluster-require-full-coverage": "no",
+    }
     with ExitStack() as stack:
         found = [
             stack.enter_context(
