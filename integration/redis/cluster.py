@@ -33,7 +33,7 @@ def three_nodes(*, appendonly: bool = False) -> Iterator[list[RedisServer]]:
         for n, node in enumerate(found):
             first, last = n * 16384 // 3, (n + 1) * 16384 // 3 - 1
             client_of(node).execute_command("CLUSTER ADDSLOTSRANGE", first, last)
-            # Else all have the same, and a slot may fall back to its old owner while they settle it.
+            # Else all have the same, and while they settle it a slot falls back at times.
             client_of(node).execute_command("CLUSTER SET-CONFIG-EPOCH", n + 1)
         for node in found[1:]:
             client_of(node).execute_command("CLUSTER MEET", "127.0.0.1", found[0].port)
