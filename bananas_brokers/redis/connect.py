@@ -47,20 +47,25 @@ def connector(settings: Settings, keys: Keys) -> Connect:
 
     async def connect() -> AbstractConnection:
         if settings.socket:
-            return await _connected(UnixDomainSocketConnection(path=settings.socket, **common))
+            socket = UnixDomainSocketConnection(path=settings.socket, **common)
+            return await _connected(socket, settings.connect_timeout)
         host, port = settings.nodes[0]
         if settings.master:
             host, port = await _master(settings)
         elif settings.cluster:
             host, port = await _owner(settings, keys, lambda h, p: kind(host=h, port=p, **common))
-        return await _connected(kind(host=host, port=port, **common))
+        made = kind(host=host, port=port, **common)
+        return await _connected(made, settings.connect_timeout)
 
     return connect
 
 
-async def _connected(connection: AbstractConnection) -> AbstractConnection:
+async def _connected(connection: AbstractConnection, timeout: float) -> AbstractConnection:
+    """Connected and logged in: a server that is stopped still lets the system accept connections,
+    and never answers."""
     try:
-        await connection.connect()  # type: ignore[no-untyped-call]
+        async with asyncio.timeout(timeout):
+            await connection.connect()  # type: ignore[no-untyped-call]
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
@@ -97,7 +102,7 @@ async def _owner(
     failure: Exception = exceptions.ClusterDownError(f"no node has slot {slot}")
     for host, port in settings.nodes:
         try:
-            connection = await _connected(make(host, port))
+            connection = await _connected(make(host, port), settings.connect_timeout)
             try:
                 async with asyncio.timeout(settings.connect_timeout):
                     await connection.send_command("CLUSTER", "SLOTS")

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
+from bananas_brokers.redis.shards import job_of
 from bananas_brokers.redis.store import BATCH, BYTES, Store
 from bananas_core.errors import ResultBackendError
 from bananas_core.job import Doc, Write, WriteAnswer
@@ -20,15 +21,12 @@ async def cas(store: Store, writes: Sequence[Write]) -> list[WriteAnswer]:
     Raises:
         ResultBackendError: a value is too large; nothing is written.
     """
+    check(writes)
     keys = store.keys
     calls: list[list[Any]] = [[]]
     size = 0
     for write in writes:
         value = write.value or b""
-        if len(value) > LARGEST:
-            raise ResultBackendError(
-                f"document {write.key!r:.80} has {len(value)} bytes, over {LARGEST}"
-            )
         if calls[-1] and (len(calls[-1]) >= 6 * BATCH or size + len(value) > BYTES):
             calls.append([])
             size = 0
@@ -39,7 +37,7 @@ async def cas(store: Store, writes: Sequence[Write]) -> list[WriteAnswer]:
             value,
             "" if write.version is None else write.version,
             "" if write.ttl is None else repr(write.ttl),
-            _job_of(write.key),
+            job_of(write.key),
         )
     if not writes:
         return []
@@ -56,6 +54,14 @@ async def cas(store: Store, writes: Sequence[Write]) -> list[WriteAnswer]:
         WriteAnswer(done=bool(done), doc=_doc(write.key, stored))
         for write, (done, stored) in zip(writes, answers, strict=True)
     ]
+
+
+def check(writes: Sequence[Write]) -> None:
+    """Raises ResultBackendError if a value is too large."""
+    for write in writes:
+        size = len(write.value or b"")
+        if size > LARGEST:
+            raise ResultBackendError(f"document {write.key!r:.80} has {size} bytes, over {LARGEST}")
 
 
 async def docs(store: Store, prefix: str, after: str, limit: int) -> list[Doc]:
@@ -85,12 +91,6 @@ def _is_kept(key: str) -> bool:
     """Whether something that replicas must have depends on it. What running jobs write themselves
     is as safe as their claims, and limits as long as they are renewed."""
     return _is_payload(key) or not key.startswith(("job/", "limit/"))
-
-
-def _job_of(key: str) -> str:
-    """The job that a document goes with, or nothing."""
-    parts = key.split("/", 2)
-    return parts[1] if len(parts) == 3 and parts[0] == "job" else ""
 
 
 def _doc(key: str, stored: bytes) -> Doc | None:

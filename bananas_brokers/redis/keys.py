@@ -14,7 +14,7 @@ class Keys:
             raise ConfigurationError(f"{namespace!r} can't be a namespace on Redis")
         self.prefix = prefix = f"{{{namespace}}}:"
         self.meta = prefix + "meta"
-        """Hash: ``schema``, and counters."""
+        """Hash: ``schema``, ``shards``, and counters."""
         self.heads = prefix + "heads"
         """Hash: id → header (see ``header.py``)."""
         self.messages = prefix + "messages"
@@ -34,6 +34,9 @@ class Keys:
         self.descriptions = prefix + "descriptions"
         self.later = prefix + "later"
         """Sorted set: ended records that ``prune`` passed over → when it looks again."""
+        self.away = prefix + "away"
+        """Sorted set: workflows whose records are in another shard while nodes are aside here →
+        when their records were last looked for."""
         self.mail = prefix + "mail"
         self.leases = prefix + "leases"
         self.leased = prefix + "leased"

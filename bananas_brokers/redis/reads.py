@@ -181,8 +181,7 @@ async def _sorted(store: Store, ids: Sequence[bytes]) -> list[Job]:
 async def _page(store: Store, found: Sequence[Job], limit: int) -> Page:
     cursor = None
     if len(found) > limit:
-        last = found[limit - 1]
-        cursor = f"{last.created_at!r}|{last.id}"
+        cursor = cursor_of(found[limit - 1])
     ids = [job.id for job in found[:limit]]
     whole = (await store.load(ids, messages=True, results=True)).jobs
     return Page(jobs=tuple(whole[i] for i in ids if i in whole), cursor=cursor)
@@ -196,6 +195,11 @@ def _text(value: object) -> str:
     if isinstance(value, JobState):
         return value.value
     return "" if value is None else str(value)
+
+
+def cursor_of(job: Job) -> str:
+    """Where a page that ends with this record goes on."""
+    return f"{job.created_at!r}|{job.id}"
 
 
 def _cursor(text: str) -> tuple[float, str]:

@@ -38,8 +38,8 @@ class Script:
 
 
 NAMES: Final = (
-    "apply cas cas_new claim create docs due finish forget get_docs inbox load mark prune purge "
-    "put put_one receive renew send settle settle_mail stats sweep"
+    "apply cas cas_new claim create docs due finish forget get_docs inbox load look mark prune "
+    "purge put put_one recall receive renew send settle settle_mail stats sweep"
 ).split()
 
 
@@ -48,7 +48,7 @@ class Scripts:
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self._scripts = _all()
+        self._scripts = {name: script(name) for name in NAMES}
 
     async def load(self) -> None:
         """Make the server know them, so that the first calls keep their order."""
@@ -86,7 +86,8 @@ def _read(name: str) -> str:
 _cache: dict[str, Script] = {}
 
 
-def _all() -> dict[str, Script]:
-    if not _cache:
-        _cache.update({name: Script(name) for name in NAMES})
-    return _cache
+def script(name: str) -> Script:
+    """One script, read once."""
+    if name not in _cache:
+        _cache[name] = Script(name)
+    return _cache[name]

@@ -19,6 +19,9 @@ SCHEMES: Final = (
     "rediss+cluster",
 )
 
+MOST_SHARDS: Final = 64
+"""Each has connections of its own."""
+
 _ONLY: Final = {"ssl_": "rediss", "sentinel_": "+sentinel", "db": "redis+unix"}
 """Options of some forms only, by how they begin."""
 
@@ -48,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     durable_claims: bool = False
     """Where another broker has the messages: acknowledge one only after the server has synced its
     claim to disk, and as many replicas as `wait_replicas` have it."""
+    shards: int = 1
+    """Groups of keys that a namespace is spread over; more than one: see ``shards.py``."""
     ssl_ca_certs: str | None = None
     """Of `rediss…`: a file of trusted certificates; none: the system's."""
     ssl_certfile: str | None = None
@@ -72,7 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def place(self) -> tuple[object, ...]:
         """What makes two URLs name the same data."""
-        return (self.nodes, self.socket, self.master, self.db)
+        return (self.nodes, self.socket, self.master, self.db, self.shards)
 
     @property
     def durability(self) -> str:
@@ -114,6 +119,7 @@ def read_settings(url: str) -> Settings:
             "durable": boolean,
             "wait_replicas": _count,
             "durable_claims": boolean,
+            "shards": _shards,
             "db": _count,
             "ssl_ca_certs": str,
             "ssl_certfile": str,
@@ -188,6 +194,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < 3600:
         raise ValueError("expected seconds, more than 0")
+    return value
+
+
+def _shards(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MOST_SHARDS:
+        raise ValueError(f"expected 1 to {MOST_SHARDS}")
     return value
 
 

@@ -74,11 +74,11 @@ class Side(ABC):
         return self._loop is asyncio.get_running_loop() and self._pid == os.getpid()
 
     @contextmanager
-    def listen(self, topics: Iterable[str]) -> Iterator[Bell]:
-        """An event that is set when one of ``topics`` is told of."""
+    def listen(self, topics: Iterable[str], bell: Bell | None = None) -> Iterator[Bell]:
+        """An event (this one, or a new one) that is set when one of ``topics`` is told of."""
         if not self._closed and not self._is_here():
             self.open()  # the listening task is the parent process's, or of a dead loop
-        event, wanted = Bell(), tuple(dict.fromkeys(topics))
+        event, wanted = bell or Bell(), tuple(dict.fromkeys(topics))
         for topic in wanted:
             self._waiters[topic][event] = None
         if not self._closed and (self._task is None or self._task.done()):

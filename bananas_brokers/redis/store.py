@@ -17,6 +17,7 @@ from bananas_brokers.redis.errors import NotOpen, translate
 from bananas_brokers.redis.facts import Facts, read_facts
 from bananas_brokers.redis.header import decode
 from bananas_brokers.redis.keys import Keys
+from bananas_brokers.redis.layout import agree
 from bananas_brokers.redis.scripts import KeyNames, Scripts, Split
 from bananas_brokers.redis.settings import Settings
 from bananas_brokers.redis.wire import Wire
@@ -26,7 +27,6 @@ from bananas_core.job import Job
 
 T = TypeVar("T")
 
-SCHEMA: Final = 1
 BATCH: Final = 100
 """Jobs in one call of a script: a longer one keeps everybody else waiting."""
 BYTES: Final = 64 << 10
@@ -78,7 +78,8 @@ class Store:
 
         Raises:
             BananasError: unavailable within 10 s, or refused.
-            ConfigurationError: written by a newer version, or a server that is too old.
+            ConfigurationError: written by a newer version or with other shards, or a server that
+                is too old.
         """
         if self.wire.is_open():
             return
@@ -86,15 +87,7 @@ class Store:
             await self.wire.open()
             await self._check()
             await self._scripts.load()
-            found = await self.wire.call("HSETNX", self.keys.meta, "schema", SCHEMA)
-            schema = (
-                SCHEMA if found else int(await self.wire.call("HGET", self.keys.meta, "schema"))
-            )
-            if schema > SCHEMA:
-                raise ConfigurationError(
-                    f"{self.settings.label}: namespace written by a newer version (schema "
-                    f"{schema}, this program knows {SCHEMA}); update this program"
-                )
+            await agree(self.wire, self.keys, self.settings)
         except (RedisError, OSError, NotOpen) as error:
             await self.wire.close()
             raise self.translated(error) from error

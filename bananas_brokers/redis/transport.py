@@ -3,18 +3,19 @@ and only foreign messages are kept here."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import Any, Final, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 
 from bananas_brokers.redis import lifecycle, outcomes
+from bananas_brokers.redis.allot import Level
 from bananas_brokers.redis.connect import connector
 from bananas_brokers.redis.erase import erase
+from bananas_brokers.redis.receiver import Receiver
 from bananas_brokers.redis.results import RedisResultBackend
 from bananas_brokers.redis.settings import read_settings
+from bananas_brokers.redis.shards import shard_namespace
 from bananas_brokers.redis.side import Tokens
 from bananas_brokers.redis.store import BATCH, BYTES, Store
 from bananas_core import state
@@ -30,12 +31,8 @@ from bananas_core.transport import (
     TransportCapabilities,
 )
 
-T = TypeVar("T")
-
 LEASE: Final = 15.0
 RUN: Final = VerdictKind.RUN
-_LOOK: Final = 1.0
-"""Seconds after which a receiver looks for itself: leases end, and the inbox fills, silently."""
 _REPLY: Final = 4 << 20
 """Bytes of messages in one answer, about."""
 _AT_ONCE: Final = 128
@@ -57,53 +54,51 @@ class _Address(msgspec.Struct):
 class RedisTransport:
     """See ``RedisResultBackend`` for the URL."""
 
-    def __init__(self, url: str, namespace: str, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, url: str, namespace: str, *, clock: Clock | None = None, shard: int | None = None
+    ) -> None:
         self.settings = read_settings(url)
-        self.namespace = namespace
+        self.namespace = namespace = shard_namespace(self.settings, namespace, shard)
         self.capabilities = TransportCapabilities(
             fused=True,
             lease=LEASE,
             durability=self.settings.durability,
         )
-        self._store = Store(self.settings, namespace, clock, TransportError, TransportUnavailable)
-        self._tokens = Tokens(connector(self.settings, self._store.keys), self._store.keys)
+        self.store = Store(self.settings, namespace, clock, TransportError, TransportUnavailable)
+        self.tokens = Tokens(connector(self.settings, self.store.keys), self.store.keys)
+        self._receiver = Receiver([self.tokens], self.store.wire.is_open)
         self._held: dict[Token, Delivery] = {}
-        self._taking: set[asyncio.Task[Any]] = set()
         self._turn = 0
         self._largest = 0
         """Bytes of the largest message that came last: few large ones come at once."""
-        self._closing = False
 
     async def open(self) -> None:
-        if self._store.wire.is_open():
+        if self.store.wire.is_open():
             return
-        self._store.guard = False  # what it gives back, it gives back as a part of the ledger
-        await self._store.open()
-        self._tokens.open()
-        self._held, self._taking, self._closing = {}, set(), False
+        self.store.guard = False  # what it gives back, it gives back as a part of the ledger
+        await self.store.open()
+        self._held = {}
+        self._receiver.open()
 
     async def close(self) -> None:
-        if not self._store.wire.is_open() or self._closing:
+        if not self.store.wire.is_open() or self._receiver.closing:
             return
-        self._closing = True
-        await self._tokens.close()
         try:
-            if self._taking:
-                await asyncio.wait(self._taking)
+            await self._receiver.close()
             if self._held:
                 await self._settle("release", list(self._held.values()))
         except TransportUnavailable:
             pass  # their leases end by themselves
         finally:
             self._held = {}
-            await self._store.close()
+            await self.store.close()
 
     async def declare(self, queues: Sequence[str]) -> None:
         """A queue is nothing but its keys."""
-        await self._store.call("PING")
+        await self.store.call("PING")
 
     async def send(self, messages: Sequence[Outgoing]) -> list[TransportError | None]:
-        most, keys = self.capabilities.max_message, self._store.keys
+        most, keys = self.capabilities.max_message, self.store.keys
         calls: list[list[Any]] = [[]]
         size = 0
         for message in messages:
@@ -116,8 +111,8 @@ class RedisTransport:
             head = "1" if message.head else "0"
             calls[-1] += (message.queue, message.priority, head, message.body)
         if calls[0]:
-            await self._store.kept(
-                lambda: self._store.run_all(
+            await self.store.kept(
+                lambda: self.store.run_all(
                     "send", (keys.mail, keys.meta), [(keys.prefix, *words) for words in calls]
                 )
             )
@@ -130,21 +125,42 @@ class RedisTransport:
 
     async def receive(self, queues: Sequence[str], limit: int, timeout: float) -> list[Delivery]:
         async def take(rung: Sequence[str]) -> list[Delivery]:
-            found = await self._take("", queues, limit, rung)
+            found = await self.take("", queues, limit, rung)
             return [r.delivery for r in found if r.delivery]
 
         async def undo(found: list[Delivery]) -> None:
             await self._settle("release", found)
 
-        return await self._receive(queues, timeout, take, undo)
+        return await self._receiver.receive(queues, timeout, take, undo)
 
     async def receive_claimed(
         self, session: str, queues: Sequence[str], limit: int, timeout: float
     ) -> list[Received]:
         async def take(rung: Sequence[str]) -> list[Received]:
-            return await self._take(session, queues, limit, rung)
+            return await self.take(session, queues, limit, rung)
 
-        return await self._receive(queues, timeout, take, self._undo)
+        return await self._receiver.receive(queues, timeout, take, self.undo)
+
+    async def look(
+        self, queues: Sequence[str], most: int, *, ring: bool = False
+    ) -> list[list[Level]]:
+        """What ``take`` would find in each of ``queues``, as far as ``most`` entries of it.
+        ``ring``: where something is, others are told of it too."""
+        keys = self.store.keys
+        names = (keys.heads, keys.mail, keys.leases, keys.leased, keys.inbox)
+        inbox, *found = await self.store.run(
+            "look", names, keys.prefix, max(1, most), b"1" if ring else b"", *queues
+        )
+        if inbox:
+            await self._empty_inbox()
+            return await self.look(queues, most, ring=ring)
+        return [
+            [
+                Level(level, entries, float(front))
+                for level, entries, front in zip(one[::3], one[1::3], one[2::3], strict=True)
+            ]
+            for one in found
+        ]
 
     async def ack(self, deliveries: Sequence[Delivery]) -> list[bool]:
         return await self._settle("ack", deliveries)
@@ -156,12 +172,12 @@ class RedisTransport:
         return await self._settle("bury", deliveries, reason)
 
     async def stats(self, queues: Sequence[str]) -> list[QueueStats]:
-        keys = self._store.keys
+        keys = self.store.keys
         names = (keys.heads, keys.mail, keys.leases, keys.leased, keys.stale)
         # What plain clients have pushed counts too, and only here it is known for which queue.
-        for _ in range(0, int(await self._store.call("LLEN", keys.inbox)), BATCH):
+        for _ in range(0, int(await self.store.call("LLEN", keys.inbox)), BATCH):
             await self._empty_inbox()
-        found = await self._store.run("stats", names, keys.prefix, *queues)
+        found = await self.store.run("stats", names, keys.prefix, *queues)
         return [
             QueueStats(
                 queue=queue,
@@ -174,13 +190,13 @@ class RedisTransport:
         ]
 
     async def purge(self, queue: str) -> int:
-        keys = self._store.keys
+        keys = self.store.keys
         names = (keys.mail, keys.leases, keys.leased)
-        return int(await self._store.run("purge", names, keys.prefix, queue))
+        return int(await self.store.run("purge", names, keys.prefix, queue))
 
     async def erase(self) -> None:
         """Remove the namespace; see ``RedisResultBackend.erase``."""
-        await erase(self._store)
+        await erase(self.store)
 
     def shares(self, backend: ResultBackend) -> bool:
         return (
@@ -189,68 +205,11 @@ class RedisTransport:
             and backend.namespace == self.namespace
         )
 
-    async def _receive(
-        self,
-        queues: Sequence[str],
-        timeout: float,
-        take: Callable[[Sequence[str]], Awaitable[list[T]]],
-        undo: Callable[[list[T]], Awaitable[Any]],
-    ) -> list[T]:
-        found = await self._shielded(lambda: take(()), undo)
-        if found or timeout <= 0 or not queues:
-            return found
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout
-        with self._tokens.listen(queues) as bell:
-            while not self._ended():
-                left = until - loop.time()
-                if left <= 0:
-                    break
-                try:
-                    async with asyncio.timeout(min(left, _LOOK)):
-                        await bell.wait()
-                except TimeoutError:
-                    pass
-                rung = bell.answer()
-                if self._ended():
-                    break
-                found = await self._shielded(partial(take, rung), undo)
-                if found:
-                    return found
-        return []
+    def is_open(self) -> bool:
+        """Between ``open`` and ``close``."""
+        return self.store.wire.is_open()
 
-    async def _shielded(
-        self, take: Callable[[], Awaitable[list[T]]], undo: Callable[[list[T]], Awaitable[Any]]
-    ) -> list[T]:
-        """T4: what a cancelled receive took is given back at once."""
-        gone = False
-
-        async def run() -> list[T]:
-            try:
-                found = await take()
-            except TransportError:
-                if gone:
-                    return []  # nobody is left to be told
-                raise
-            if gone or self._closing:
-                await undo(found)
-                return []
-            return found
-
-        task = asyncio.get_running_loop().create_task(run())
-        self._taking.add(task)
-        task.add_done_callback(self._taking.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            gone = True
-            if task.done() and not task.cancelled() and task.exception() is None:
-                late = asyncio.ensure_future(undo(task.result()))
-                self._taking.add(late)
-                late.add_done_callback(self._taking.discard)
-            raise
-
-    async def _take(
+    async def take(
         self, session: str, queues: Sequence[str], limit: int, rung: Sequence[str] = ()
     ) -> list[Received]:
         """Claims and leases, the most important of a queue first, until something is found. The
@@ -271,7 +230,7 @@ class RedisTransport:
             if inbox:
                 await self._empty_inbox()
                 if not received:
-                    return await self._take(session, queues, limit, rung)
+                    return await self.take(session, queues, limit, rung)
             if received:
                 break
         # The next time begins where this one ended, so that each has its turn.
@@ -283,7 +242,7 @@ class RedisTransport:
     ) -> tuple[list[Received], int, int]:
         """One script: what it took, how many queues it looked at, and the inbox's length. The
         first ``rung`` queues have lost their token."""
-        keys = self._store.keys
+        keys = self.store.keys
         places = (
             keys.heads,
             keys.messages,
@@ -299,7 +258,7 @@ class RedisTransport:
             keys.leased,
             keys.inbox,
         )
-        fence, at, inbox, seen, ids, runs, messages, extras, mail = await self._store.run(
+        fence, at, inbox, seen, ids, runs, messages, extras, mail = await self.store.run(
             "receive",
             places,
             keys.prefix,
@@ -326,9 +285,9 @@ class RedisTransport:
     async def _empty_inbox(self) -> None:
         """Plain clients' messages go to their queues. What can't be read goes to the default one,
         where it is quarantined."""
-        keys = self._store.keys
+        keys = self.store.keys
         words: list[Any] = []
-        for body in await self._store.call("LRANGE", keys.inbox, 0, BATCH - 1):
+        for body in await self.store.call("LRANGE", keys.inbox, 0, BATCH - 1):
             address = _Address()
             try:
                 address = msgspec.json.decode(body, type=_Address)
@@ -338,23 +297,24 @@ class RedisTransport:
             words += (queue, min(100, max(0, address.priority)), body)
         if words:
             names = (keys.inbox, keys.mail, keys.meta)
-            await self._store.run("inbox", names, keys.prefix, *words)
+            await self.store.run("inbox", names, keys.prefix, *words)
 
     async def _settle(
         self, mode: str, deliveries: Sequence[Delivery], reason: str = ""
     ) -> list[bool]:
         if not deliveries:
             return []
-        keys = self._store.keys
+        keys = self.store.keys
         words = []
         for delivery in deliveries:
             self._held.pop(delivery.token, None)
             words += delivery.token
         names = (keys.mail, keys.leases, keys.leased)
-        answers = await self._store.run("settle_mail", names, keys.prefix, mode, reason, *words)
+        answers = await self.store.run("settle_mail", names, keys.prefix, mode, reason, *words)
         return [bool(answer) for answer in answers]
 
-    async def _undo(self, received: Sequence[Received]) -> None:
+    async def undo(self, received: Sequence[Received]) -> None:
+        """Give back what was taken."""
         await self._settle("release", [r.delivery for r in received if r.delivery is not None])
         claims = [r.verdict.claim for r in received if r.verdict is not None]
         handed_back = [
@@ -363,10 +323,7 @@ class RedisTransport:
             if claim is not None
         ]
         if handed_back:
-            await outcomes.finish(self._store, handed_back)
-
-    def _ended(self) -> bool:
-        return self._closing or not self._store.wire.is_open()
+            await outcomes.finish(self.store, handed_back)
 
 
 def _delivery(number: str, lease: str, stored: bytes) -> Delivery:

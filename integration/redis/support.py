@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from bananas_brokers.redis.results import RedisResultBackend
-from bananas_brokers.redis.transport import RedisTransport
+from bananas_brokers.redis.drivers import result_backend, transport
 from bananas_core.clock import Clock
 from bananas_core.errors import ResultBackendUnavailable, TransportUnavailable
 from bananas_core.job import Outcome, OutcomeKind
@@ -29,9 +28,7 @@ def client_of(server: RedisServer) -> redis.Redis:
 
 
 def pair_on(url: str, namespace: str, clock: Clock | None = None) -> Pair:
-    return Pair(
-        RedisTransport(url, namespace, clock=clock), RedisResultBackend(url, namespace, clock=clock)
-    )
+    return Pair(transport(url, namespace, clock=clock), result_backend(url, namespace, clock=clock))
 
 
 async def received(pair: Pair, session: str, limit: int = 10, timeout: float = 0.0) -> list[Any]:

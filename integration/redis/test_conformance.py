@@ -8,9 +8,6 @@ from collections.abc import AsyncIterator
 import pytest
 import redis
 
-from bananas_brokers.redis.results import RedisResultBackend
-from bananas_brokers.redis.transport import RedisTransport
-from bananas_core.pair import Pair
 from bananas_core.testing.clock import ManualClock
 from bananas_core.testing.conformance import (
     Harness,
@@ -18,19 +15,14 @@ from bananas_core.testing.conformance import (
     TransportConformance,
 )
 from integration.redis.invariants import check
+from integration.redis.support import pair_on
 
 
 class TestRedis(TransportConformance, ResultBackendConformance):
     @pytest.fixture
     async def harness(self, redis_url: str, namespace: str) -> AsyncIterator[Harness]:
         clock = ManualClock()
-        harness = Harness(
-            lambda: Pair(
-                RedisTransport(redis_url, namespace, clock=clock),
-                RedisResultBackend(redis_url, namespace, clock=clock),
-            ),
-            clock=clock,
-        )
+        harness = Harness(lambda: pair_on(redis_url, namespace, clock), clock=clock)
         yield harness
         await harness.aclose()
         with redis.Redis.from_url(redis_url) as client:

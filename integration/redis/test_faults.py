@@ -227,7 +227,7 @@ async def test_repeating_after_lost_answers_does_everything_once(
     server: RedisServer, pair: Pair, seed: int
 ) -> None:
     rng = random.Random(seed)
-    forgetful = [Forgetful(driver._store, rng) for driver in (pair.backend, pair.transport)]  # type: ignore[attr-defined]
+    forgetful = [Forgetful(driver.store, rng) for driver in (pair.backend, pair.transport)]  # type: ignore[attr-defined]
     puts = [a_job(max_attempts=100, priority=rng.randrange(3) * 40) for _ in range(40)]
     puts += [a_job(max_attempts=100, tags=("a",)) for _ in range(10)]
     await again(lambda: pair.backend.put(puts))
@@ -263,7 +263,7 @@ async def test_repeating_after_lost_answers_does_everything_once(
 
 
 async def test_a_cancel_is_done_once_though_repeated(server: RedisServer, pair: Pair) -> None:
-    forgetful = Forgetful(pair.backend._store, random.Random(1))  # type: ignore[attr-defined]
+    forgetful = Forgetful(pair.backend.store, random.Random(1))  # type: ignore[attr-defined]
     puts = [a_job() for _ in range(20)]
     await again(lambda: pair.backend.put(puts))
     wishes = [Signal(id=put.id, kind=SignalKind.CANCEL) for put in puts]

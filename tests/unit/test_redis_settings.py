@@ -35,7 +35,8 @@ def test_forms_of_urls() -> None:
     "url",
     [
         "redis://h/x",
-        "redis://h?shards=2",
+        "redis://h?shards=0",
+        "redis://h?shards=65",
         "redis://h?socket_timeout=0",
         "redis://h?socket_timeout=soon",
         "redis://h?ssl_ca_certs=/a",
@@ -48,7 +49,7 @@ def test_forms_of_urls() -> None:
         "redis+sentinel://a:x/mymaster",
         "redis+cluster://a/1",
         "redis+tls://h",
-        "redis+cluster://a?shards=3",
+        "redis+cluster://a?shards=many",
     ],
 )
 def test_what_is_wrong_is_refused(url: str) -> None:

@@ -74,6 +74,8 @@ class Fusing(Suite):
         assert len(got) == 2
         while len(got) < 5:
             got += ids(await claimed(pair, session, [queue], 1))
+        if not harness.capabilities.transport.fifo:  # then the two that are left are equals
+            got[2:4], wanted[2:4] = sorted(got[2:4]), sorted(wanted[2:4])
         assert got == wanted
 
     @promise("T21", "T12")
