@@ -78,5 +78,9 @@ class Keys:
         """Sorted set: pending records whose messages another transport has, by time."""
         return f"{self.prefix}pend:{queue}"
 
+    def off(self, ticket: str) -> str:
+        """Of a wait that was called off: the script behind it takes nothing."""
+        return f"{self.prefix}off:{ticket}"
+
     def wake(self, queue: str) -> str:
         return f"{self.prefix}wake:{queue}"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from bananas_brokers.redis.side import Bell, Tokens
+from bananas_brokers.redis.waits import Waits
 from bananas_core.errors import TransportError
 
 T = TypeVar("T")
+
+Wait = Callable[[str, float], Awaitable[list[T]]]
+"""What is taken within so many seconds, under the name of a wait, by which it can be called off."""
 
 _LOOK: Final = 1.0
 """Seconds after which a receiver looks for itself: leases end, and the inbox fills, silently."""
@@ -20,8 +24,14 @@ _LOOK: Final = 1.0
 class Receiver:
     """Looks, and looks again when a token is there in one of ``sides``."""
 
-    def __init__(self, sides: Sequence[Tokens], is_open: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        sides: Sequence[Tokens],
+        is_open: Callable[[], bool],
+        waits: Waits | None = None,
+    ) -> None:
         self._sides = sides
+        self._waits = waits
         self._is_open = is_open
         self._taking: set[asyncio.Task[Any]] = set()
         self.closing = False
@@ -36,8 +46,12 @@ class Receiver:
         self.closing = True
         for side in self._sides:
             await side.close()
+        if self._waits is not None:
+            await self._waits.call_all_off()
         if self._taking:
             await asyncio.wait(self._taking)
+        if self._waits is not None:
+            await self._waits.close()
 
     async def receive(
         self,
@@ -45,14 +59,23 @@ class Receiver:
         timeout: float,
         take: Callable[[Sequence[str]], Awaitable[list[T]]],
         undo: Callable[[list[T]], Awaitable[Any]],
+        wait: Wait[T] | None = None,
     ) -> list[T]:
         """What ``take`` finds, within ``timeout`` seconds; ``undo`` gives it back. ``take`` is told
-        which queues have lost their token to us."""
+        which queues have lost their token to us. With ``wait`` one waits and takes in one go."""
         found = await self._shielded(lambda: take(()), undo)
         if found or timeout <= 0 or not queues:
             return found
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
+        if wait is not None and self._waits is not None:
+            while not self._ended() and (left := until - loop.time()) > 0:
+                ticket = self._waits.ticket()
+                call_off = partial(self._waits.call_off, ticket)
+                found = await self._shielded(partial(wait, ticket, left), undo, call_off)
+                if found:
+                    return found
+            return []
         bell = Bell()
         with ExitStack() as stack:
             for side in self._sides:
@@ -75,7 +98,10 @@ class Receiver:
         return []
 
     async def _shielded(
-        self, take: Callable[[], Awaitable[list[T]]], undo: Callable[[list[T]], Awaitable[Any]]
+        self,
+        take: Callable[[], Awaitable[list[T]]],
+        undo: Callable[[list[T]], Awaitable[Any]],
+        call_off: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> list[T]:
         """T4: what a cancelled receive took is given back at once."""
         gone = False
@@ -100,10 +126,15 @@ class Receiver:
         except asyncio.CancelledError:
             gone = True
             if task.done() and not task.cancelled() and task.exception() is None:
-                late = asyncio.ensure_future(undo(task.result()))
-                self._taking.add(late)
-                late.add_done_callback(self._taking.discard)
+                self._later(undo(task.result()))
+            elif call_off is not None and not task.done():
+                self._later(call_off())
             raise
+
+    def _later(self, work: Awaitable[Any]) -> None:
+        late = asyncio.ensure_future(work)
+        self._taking.add(late)
+        late.add_done_callback(self._taking.discard)
 
     def _ended(self) -> bool:
         return self.closing or not self._is_open()

@@ -59,7 +59,11 @@ class Scripts:
     def post(self, name: str, keys: KeyNames, *args: Any) -> asyncio.Future[Any]:
         """Write the call now, while connected. Calls run in the order of posting. Its answer may
         be NoScriptError: then nothing was done, and ``whole`` does it."""
-        return self._wire.post(b"EVALSHA", self._scripts[name].sha, len(keys), *keys, *args)
+        return self._wire.post(*self.command(name, keys, *args))
+
+    def command(self, name: str, keys: KeyNames, *args: Any) -> tuple[Any, ...]:
+        """What ``post`` writes."""
+        return b"EVALSHA", self._scripts[name].sha, len(keys), *keys, *args
 
     def split(self, name: str, keys: KeyNames, args: Sequence[Any], places: int) -> Split:
         """What is the same in each call of a script whose first argument is empty, the last ones

@@ -98,6 +98,11 @@ class Store:
     async def close(self) -> None:
         await self.wire.close()
 
+    @property
+    def own_clock(self) -> bool:
+        """Whether the time of scripts is ours, not the server's."""
+        return self._clock is not None
+
     def stamp(self) -> str | bytes:
         """The first argument of every script: empty where the server's own clock counts."""
         return b"" if self._clock is None else repr(self._clock.now())
@@ -114,6 +119,19 @@ class Store:
                 return await self._scripts.whole(name, keys, stamp, *args)
         except (RedisError, OSError, NotOpen) as error:
             raise self.translated(error) from error
+
+    async def answer(
+        self, wire: Wire, name: str, keys: KeyNames, args: Sequence[Any]
+    ) -> Any | None:
+        """One script over another connection, written at once; None if the server forgot it.
+
+        Raises:
+            RedisError, OSError, NotOpen: as it comes.
+        """
+        try:
+            return await wire.post(*self._scripts.command(name, keys, self.stamp(), *args))
+        except NoScriptError:
+            return None
 
     async def run_one(self, script: Fixed, id: str, message: bytes) -> Any:
         """A script that differs in an id and a message from one call to the next."""

@@ -18,6 +18,7 @@ from bananas_brokers.redis.settings import read_settings
 from bananas_brokers.redis.shards import shard_namespace
 from bananas_brokers.redis.side import Tokens
 from bananas_brokers.redis.store import BATCH, BYTES, Store
+from bananas_brokers.redis.waits import Waits
 from bananas_core import state
 from bananas_core.clock import Clock
 from bananas_core.errors import TransportError, TransportUnavailable
@@ -66,7 +67,8 @@ class RedisTransport:
         )
         self.store = Store(self.settings, namespace, clock, TransportError, TransportUnavailable)
         self.tokens = Tokens(connector(self.settings, self.store.keys), self.store.keys)
-        self._receiver = Receiver([self.tokens], self.store.wire.is_open)
+        self._waits = None if self.store.own_clock else Waits(self.store)
+        self._receiver = Receiver([self.tokens], self.store.wire.is_open, self._waits)
         self._held: dict[Token, Delivery] = {}
         self._turn = 0
         self._largest = 0
@@ -128,10 +130,16 @@ class RedisTransport:
             found = await self.take("", queues, limit, rung)
             return [r.delivery for r in found if r.delivery]
 
+        async def wait(ticket: str, seconds: float) -> list[Delivery]:
+            found = await self._wait("", queues, limit, ticket, seconds)
+            return [r.delivery for r in found if r.delivery]
+
         async def undo(found: list[Delivery]) -> None:
             await self._settle("release", found)
 
-        return await self._receiver.receive(queues, timeout, take, undo)
+        return await self._receiver.receive(
+            queues, timeout, take, undo, wait if _few(queues) else None
+        )
 
     async def receive_claimed(
         self, session: str, queues: Sequence[str], limit: int, timeout: float
@@ -139,7 +147,12 @@ class RedisTransport:
         async def take(rung: Sequence[str]) -> list[Received]:
             return await self.take(session, queues, limit, rung)
 
-        return await self._receiver.receive(queues, timeout, take, self.undo)
+        async def wait(ticket: str, seconds: float) -> list[Received]:
+            return await self._wait(session, queues, limit, ticket, seconds)
+
+        return await self._receiver.receive(
+            queues, timeout, take, self.undo, wait if _few(queues) else None
+        )
 
     async def look(
         self, queues: Sequence[str], most: int, *, ring: bool = False
@@ -237,11 +250,36 @@ class RedisTransport:
         self._turn = turn + (looked if 0 < looked < len(names) - len(rung) else 1)
         return received
 
+    async def _wait(
+        self, session: str, queues: Sequence[str], limit: int, ticket: str, seconds: float
+    ) -> list[Received]:
+        """``take`` once there is something, or after a while, in one go; see ``waits.py``."""
+        assert self._waits is not None
+        names = list(dict.fromkeys(queues))
+        turn = self._turn % len(names)
+        asked = names[turn:] + names[:turn]
+        script = self._script(session, asked, limit, len(asked), self.store.keys.off(ticket))
+        answer = await self._waits.take(ticket, names, seconds, script)
+        if answer is None:
+            return await self.take(session, queues, limit, names)
+        received, seen, inbox = self._received(answer)
+        if inbox:
+            await self._empty_inbox()
+        self._turn = turn + (seen if 0 < seen < len(names) else 1)
+        return received
+
     async def _look(
         self, session: str, asked: Sequence[str], limit: int, rung: int
     ) -> tuple[list[Received], int, int]:
         """One script: what it took, how many queues it looked at, and the inbox's length. The
         first ``rung`` queues have lost their token."""
+        name, keys, args = self._script(session, asked, limit, rung)
+        return self._received(await self.store.run(name, keys, *args))
+
+    def _script(
+        self, session: str, asked: Sequence[str], limit: int, rung: int, off: str = ""
+    ) -> tuple[str, tuple[str, ...], Sequence[Any]]:
+        """``receive.lua``, its keys and its arguments."""
         keys = self.store.keys
         places = (
             keys.heads,
@@ -258,17 +296,13 @@ class RedisTransport:
             keys.leased,
             keys.inbox,
         )
-        fence, at, inbox, seen, ids, runs, messages, extras, mail = await self.store.run(
-            "receive",
-            places,
-            keys.prefix,
-            session,
-            max(1, min(limit, BATCH, _REPLY // max(1, self._largest))),
-            state.CLAIM_TTL,
-            LEASE,
-            rung,
-            *asked,
-        )
+        most = max(1, min(limit, BATCH, _REPLY // max(1, self._largest)))
+        args = (keys.prefix, session, most, state.CLAIM_TTL, LEASE, rung, off, *asked)
+        return "receive", places, args
+
+    def _received(self, answer: Any) -> tuple[list[Received], int, int]:
+        """What the script's answer says; see ``_look``."""
+        fence, at, inbox, seen, ids, runs, messages, extras, mail = answer
         received: list[Received] = []
         self._largest = max(map(len, [*messages, *mail[2::3]]), default=self._largest)
         if ids:
@@ -324,6 +358,11 @@ class RedisTransport:
         ]
         if handed_back:
             await outcomes.finish(self.store, handed_back)
+
+
+def _few(queues: Sequence[str]) -> bool:
+    """Whether one script can look at all of them."""
+    return len(set(queues)) <= _AT_ONCE
 
 
 def _delivery(number: str, lease: str, stored: bytes) -> Delivery:

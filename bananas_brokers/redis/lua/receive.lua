@@ -4,8 +4,9 @@
 -- KEYS: heads messages extras meta events sessions claims-of-the-session due stale mail leases
 --   leased inbox
 -- ARGV: now, prefix, session ('': messages only), limit, ttl of a new session, seconds of a lease,
---   how many queues have lost their token to the receiver, then the queues: these first, then the
---   one whose turn it is
+--   how many queues may have lost their token to the receiver, the key that says whether it was
+--   called off ('': it can't be), then the queues: the ones without token first, then the one whose
+--   turn it is
 -- RETURNS: {fence, now, length of the inbox, how many queues were looked at, ids, heads, messages,
 --   extras, mail}; extras as id, value, …; mail as number, queue, stored, …; heads are those from
 --   before the claim, as head, how many, … for runs of equal ones
@@ -13,6 +14,12 @@ local prefix, session, left, rung = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumbe
 local ids, heads, letters, kept = {}, {}, {}, {}
 local names, gens, owners, n = {}, {}, {}, 0
 local find, one4 = string.find, '\0\0\0\1'
+if ARGV[8] ~= '' and call('EXISTS', ARGV[8]) == 1 then
+  for i = 9, 8 + rung do
+    if call('EXISTS', prefix .. 'q:' .. ARGV[i]) == 1 then wake(prefix, ARGV[i]) end
+  end
+  return {0, exactly, 0, 0, {}, {}, {}, {}, {}}
+end
 mail_overdue(prefix, KEYS[10], KEYS[11], KEYS[12])
 
 -- Takes up to `most` entries of a queue; whether there may be more.
@@ -75,20 +82,20 @@ end
 
 -- A share for each until that is enough: queues behind stay for the next time. Who asks for many
 -- runs short jobs, and may find some of a kind.
-local seen, more, least = 7, {}, math.floor(left / 25)
+local seen, more, least = 8, {}, math.floor(left / 25)
 while left > 0 and seen < #ARGV do
   seen = seen + 1
   local share = math.ceil(left / (#ARGV - seen + 1))
   more[seen] = pop(ARGV[seen], math.min(left, math.max(least, share)))
 end
 judge()
-for i = 8, seen do
+for i = 9, seen do
   while left > 0 and more[i] do
     more[i] = pop(ARGV[i], left)
     judge()
   end
 end
-for i = 8, math.max(seen, 7 + rung) do
+for i = 9, math.max(seen, 8 + rung) do
   if more[i] or (i > seen and call('EXISTS', prefix .. 'q:' .. ARGV[i]) == 1) then
     wake(prefix, ARGV[i])
   end
@@ -98,7 +105,7 @@ for i = #kept, 1, -1 do
   call('ZADD', kept[i][1], kept[i][2], kept[i][2])
 end
 if #ids == 0 and #letters == 0 then
-  return {0, exactly, call('LLEN', KEYS[13]), seen - 7, {}, {}, {}, {}, {}}
+  return {0, exactly, call('LLEN', KEYS[13]), seen - 8, {}, {}, {}, {}, {}}
 end
 local number, messages, extras, mail = next_number(KEYS[4]), {}, {}, {}
 local fence = string.format('%.0f', number)
@@ -122,4 +129,4 @@ if #ids > 0 then
     runs[last] = runs[last] + 1
   end
 end
-return {fence, exactly, call('LLEN', KEYS[13]), seen - 7, ids, runs, messages, extras, mail}
+return {fence, exactly, call('LLEN', KEYS[13]), seen - 8, ids, runs, messages, extras, mail}
