@@ -29,11 +29,11 @@ from bananas_core.transport import (
     TransportCapabilities,
 )
 
-_PATIENCE: Final = 1.0
+_PATIENCE: Final = 2.0
 """Seconds for a shard to say what it has; after that one goes on without it."""
 _LOOKS: Final = 10
 """Looks in a row, while they show something and nothing is got."""
-_DEAF: Final = 1.0
+_DEAF: Final = 3.0
 """Seconds until a shard that did not answer is asked again."""
 
 
@@ -197,7 +197,10 @@ class ShardedTransport:
                 raise TransportUnavailable(f"shard {number} did not answer; try again")
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    return await shard.look(queues, limit, ring=ring)
+                    try:
+                        return await shard.look(queues, limit, ring=ring)
+                    except TransportUnavailable:  # a connection that was lost unnoticed, say
+                        return await shard.look(queues, limit, ring=ring)
             except (TransportUnavailable, TimeoutError) as error:
                 self._deaf_until[number] = loop.time() + _DEAF
                 if isinstance(error, TimeoutError):

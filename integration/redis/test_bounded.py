@@ -28,6 +28,7 @@ SHORT = Retention(completed=0.0, failed=0.0, cancelled=0.0, quarantined=0.0, eve
 """Ten minutes is the least."""
 META = {
     "schema",  # version of the layout
+    "shards",  # how many groups of keys there are
     "last",  # the last fence, batch or document version
     "finals",  # ended records
     "last_due",  # when `due` ran

@@ -87,7 +87,7 @@ async def test_what_an_earlier_try_wrote_is_waited_for_too(
     with pytest.raises(ResultBackendUnavailable, match="0 of 1"):
         await pair.backend.put([put])
     for _ in range(2):
-        pair.backend._store.wire.drop(exceptions.ConnectionError("cut"))  # type: ignore[attr-defined]
+        pair.backend.store.wire.drop(exceptions.ConnectionError("cut"))  # type: ignore[attr-defined]
         with pytest.raises(ResultBackendUnavailable, match="0 of 1"):
             await pair.backend.put([put])
     replica.resume()
@@ -97,7 +97,7 @@ async def test_what_an_earlier_try_wrote_is_waited_for_too(
 
 async def test_a_lost_connection_confirms_nothing(pair: Pair) -> None:
     """The next one may lead to another master, which has replicas but not the write."""
-    store = pair.backend._store  # type: ignore[attr-defined]
+    store = pair.backend.store  # type: ignore[attr-defined]
 
     async def write_and_lose() -> int:
         store.wire.drop(exceptions.ConnectionError("cut"))
