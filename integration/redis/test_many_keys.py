@@ -56,7 +56,7 @@ async def test_keys_that_are_never_empty_starve_no_other(pair: Pair) -> None:
 async def test_what_one_receiver_leaves_wakes_another(
     pair: Pair, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bananas_brokers.redis.waits.SLICE", 60.0)  # nobody looks unasked
+    monkeypatch.setattr("bananas_brokers.redis.receiver._LOOK", 60.0)  # nobody looks unasked
     others = [pair_on(redis_url, namespace) for _ in range(2)]
     for other in others:
         await other.open()
