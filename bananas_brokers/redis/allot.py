@@ -34,6 +34,17 @@ def allot(looks: Sequence[Sequence[Level]], limit: int) -> list[int]:
     return shares
 
 
+def lowest(levels: Sequence[Level], share: int) -> int:
+    """The priority down to which a share of one shard goes. Some of the entries may be of jobs that
+    are gone: then less is taken, and nothing of a lower priority in their place."""
+    left = share
+    for level in levels:
+        left -= level.entries
+        if left <= 0:
+            return level.level
+    return levels[-1].level if levels else 0
+
+
 def allot_all(
     looks: Sequence[Sequence[Sequence[Level]]], limit: int, first: int
 ) -> dict[int, list[int]]:

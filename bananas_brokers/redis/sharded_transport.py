@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from bananas_brokers.redis.allot import Level, allot_all
+from bananas_brokers.redis.allot import Level, allot_all, lowest
 from bananas_brokers.redis.receiver import Receiver
 from bananas_brokers.redis.settings import read_settings
 from bananas_brokers.redis.sharded_results import ShardedResultBackend
@@ -170,7 +170,12 @@ class ShardedTransport:
             if share
         ]
         answers = await asyncio.gather(
-            *(self.shards[shard].take(session, [queues[q]], share) for q, shard, share in asked),
+            *(
+                self.shards[shard].take(
+                    session, [queues[q]], share, lowest=lowest(looks[shard][q], share)
+                )
+                for q, shard, share in asked
+            ),
             return_exceptions=True,
         )
         received: list[Received] = []

@@ -223,11 +223,16 @@ class RedisTransport:
         return self.store.wire.is_open()
 
     async def take(
-        self, session: str, queues: Sequence[str], limit: int, rung: Sequence[str] = ()
+        self,
+        session: str,
+        queues: Sequence[str],
+        limit: int,
+        rung: Sequence[str] = (),
+        lowest: int = 0,
     ) -> list[Received]:
         """Claims and leases, the most important of a queue first, until something is found. The
         queues in ``rung``, which come first, have lost their token to us: they get it back if
-        anything is left."""
+        anything is left. Nothing of a priority under ``lowest``."""
         names = list(dict.fromkeys(queues))
         if not names:
             return []
@@ -238,12 +243,12 @@ class RedisTransport:
         for start in range(0, len(names), _AT_ONCE):
             asked = names[start : start + _AT_ONCE]
             first = min(max(0, len(rung) - start), len(asked))
-            received, seen, inbox = await self._look(session, asked, limit, first)
+            received, seen, inbox = await self._look(session, asked, limit, first, lowest)
             looked += seen
             if inbox:
                 await self._empty_inbox()
                 if not received:
-                    return await self.take(session, queues, limit, rung)
+                    return await self.take(session, queues, limit, rung, lowest)
             if received:
                 break
         # The next time begins where this one ended, so that each has its turn.
@@ -269,15 +274,21 @@ class RedisTransport:
         return received
 
     async def _look(
-        self, session: str, asked: Sequence[str], limit: int, rung: int
+        self, session: str, asked: Sequence[str], limit: int, rung: int, lowest: int
     ) -> tuple[list[Received], int, int]:
         """One script: what it took, how many queues it looked at, and the inbox's length. The
         first ``rung`` queues have lost their token."""
-        name, keys, args = self._script(session, asked, limit, rung)
+        name, keys, args = self._script(session, asked, limit, rung, lowest=lowest)
         return self._received(await self.store.run(name, keys, *args))
 
     def _script(
-        self, session: str, asked: Sequence[str], limit: int, rung: int, off: str = ""
+        self,
+        session: str,
+        asked: Sequence[str],
+        limit: int,
+        rung: int,
+        off: str = "",
+        lowest: int = 0,
     ) -> tuple[str, tuple[str, ...], Sequence[Any]]:
         """``receive.lua``, its keys and its arguments."""
         keys = self.store.keys
@@ -297,7 +308,7 @@ class RedisTransport:
             keys.inbox,
         )
         most = max(1, min(limit, BATCH, _REPLY // max(1, self._largest)))
-        args = (keys.prefix, session, most, state.CLAIM_TTL, LEASE, rung, off, *asked)
+        args = (keys.prefix, session, most, state.CLAIM_TTL, LEASE, rung, off, lowest, *asked)
         return "receive", places, args
 
     def _received(self, answer: Any) -> tuple[list[Received], int, int]:

@@ -5,8 +5,8 @@
 --   leased inbox
 -- ARGV: now, prefix, session ('': messages only), limit, ttl of a new session, seconds of a lease,
 --   how many queues may have lost their token to the receiver, the key that says whether it was
---   called off ('': it can't be), then the queues: the ones without token first, then the one whose
---   turn it is
+--   called off ('': it can't be), the lowest priority to take, then the queues: the ones without
+--   token first, then the one whose turn it is
 -- RETURNS: {fence, now, length of the inbox, how many queues were looked at, ids, heads, messages,
 --   extras, mail}; extras as id, value, …; mail as number, queue, stored, …; heads are those from
 --   before the claim, as head, how many, … for runs of equal ones
@@ -14,8 +14,9 @@ local prefix, session, left, rung = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumbe
 local ids, heads, letters, kept = {}, {}, {}, {}
 local names, gens, owners, n = {}, {}, {}, 0
 local find, one4 = string.find, '\0\0\0\1'
+local lowest, under = tonumber(ARGV[9]), false
 if ARGV[8] ~= '' and call('EXISTS', ARGV[8]) == 1 then
-  for i = 9, 8 + rung do
+  for i = 10, 9 + rung do
     if call('EXISTS', prefix .. 'q:' .. ARGV[i]) == 1 then wake(prefix, ARGV[i]) end
   end
   return {0, exactly, 0, 0, {}, {}, {}, {}, {}}
@@ -28,6 +29,10 @@ local function pop(queue, most)
   while most > 0 do
     local level = call('ZREVRANGE', index, 0, 0)[1]
     if not level then return false end
+    if tonumber(level) < lowest then
+      under = true
+      return false
+    end
     local entries = call('LPOP', index .. ':' .. level, most) or {}
     if #entries < most then call('ZREM', index, level) end
     for i = 1, #entries do
@@ -82,21 +87,21 @@ end
 
 -- A share for each until that is enough: queues behind stay for the next time. Who asks for many
 -- runs short jobs, and may find some of a kind.
-local seen, more, least = 8, {}, math.floor(left / 25)
+local seen, more, least = 9, {}, math.floor(left / 25)
 while left > 0 and seen < #ARGV do
   seen = seen + 1
   local share = math.ceil(left / (#ARGV - seen + 1))
   more[seen] = pop(ARGV[seen], math.min(left, math.max(least, share)))
 end
 judge()
-for i = 9, seen do
+for i = 10, seen do
   while left > 0 and more[i] do
     more[i] = pop(ARGV[i], left)
     judge()
   end
 end
-for i = 9, math.max(seen, 8 + rung) do
-  if more[i] or (i > seen and call('EXISTS', prefix .. 'q:' .. ARGV[i]) == 1) then
+for i = 10, math.max(seen, 9 + rung) do
+  if more[i] or ((under or i > seen) and call('EXISTS', prefix .. 'q:' .. ARGV[i]) == 1) then
     wake(prefix, ARGV[i])
   end
 end
@@ -105,7 +110,7 @@ for i = #kept, 1, -1 do
   call('ZADD', kept[i][1], kept[i][2], kept[i][2])
 end
 if #ids == 0 and #letters == 0 then
-  return {0, exactly, call('LLEN', KEYS[13]), seen - 8, {}, {}, {}, {}, {}}
+  return {0, exactly, call('LLEN', KEYS[13]), seen - 9, {}, {}, {}, {}, {}}
 end
 local number, messages, extras, mail = next_number(KEYS[4]), {}, {}, {}
 local fence = string.format('%.0f', number)
@@ -129,4 +134,4 @@ if #ids > 0 then
     runs[last] = runs[last] + 1
   end
 end
-return {fence, exactly, call('LLEN', KEYS[13]), seen - 8, ids, runs, messages, extras, mail}
+return {fence, exactly, call('LLEN', KEYS[13]), seen - 9, ids, runs, messages, extras, mail}
