@@ -237,7 +237,7 @@ def encode_if_simple(arguments: object) -> bytes | None:
     """The same JSON as ``encode_payload`` if nothing about it needs a closer look, else None."""
     try:
         raw = _encoder.encode(arguments)
-    except Exception:
+    except (TypeError, OverflowError, ValueError, RecursionError):
         return None
     return None if b"null" in raw else raw
 

@@ -15,6 +15,7 @@ from typing import Final
 from bananas import Bananas
 from bananas_core.job import JobState, Query
 from integration.faults.app import LIMIT
+from integration.faults.inject import Deadline
 from integration.faults.stage import Scenario, Stage
 from integration.faults.workers import WorkerGroup
 
@@ -25,6 +26,7 @@ WARM: Final = 2.0
 DISTURBED: Final = 4.0
 """Seconds after a kill that are not judged: the dead process's turns lapse, and its jobs come
 again."""
+HELD_BACK_WITHIN: Final = 300.0
 QUICK: Final = 2_000
 ROUNDS: Final = 15
 """In turn with and without a backlog: what the machine is busy with meets both."""
@@ -89,7 +91,9 @@ async def limits_overtaken(stage: Stage) -> None:
         begun = time.monotonic()
         await stage.submit(app, "held", [{"number": n} for n in range(count)])
         submitted = time.monotonic() - begun
+        deadline = Deadline(HELD_BACK_WITHIN)
         while await _pending(app):
+            stage.check(not deadline.over, f"not all are held back after {HELD_BACK_WITHIN} s")
             await asyncio.sleep(0.2)
         held_back = time.monotonic() - begun
         for each in (app, other):
