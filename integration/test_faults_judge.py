@@ -30,3 +30,10 @@ def test_full_concurrency_is_that_of_the_slowest_process_which_lived_on() -> Non
     assert full_after(before, 10.0, [Kill(pid, 11.0) for pid in (1, 2, 3)]) is None, (
         "nobody is left"
     )
+
+
+def test_jobs_that_outlive_an_outage_do_not_hide_full_concurrency() -> None:
+    """A short outage: what ran when the broker died ends after it is back."""
+    outliving = runs(1, 9.98, SLOTS)
+    assert full_after([*outliving, *runs(1, 11.0, SLOTS)], 10.0, []) == 1.0
+    assert full_after([*runs(1, 9.98, SLOTS), *runs(1, 11.0, 1)], 10.0, []) is None

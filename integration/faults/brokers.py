@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from math import inf
 from typing import Final
@@ -74,14 +74,20 @@ async def broker_kills(stage: Stage) -> None:
 
 def full_after(runs: Sequence[Run], back: float, kills: Sequence[Kill]) -> float | None:
     """Seconds from ``back`` until each process that ran jobs before, and was not killed meanwhile,
-    has run as many at once as it may; None if one never did."""
+    has run as many at once as it may; None if one never did. Only jobs that started since count:
+    what was running at ``back`` says nothing of what is fetched again, and its ends would be
+    missed by a count that had not seen the starts."""
     dead = {kill.pid: kill.at for kill in kills}
     waiting = {run.pid for run in runs if run.at < back and dead.get(run.pid, back) >= back}
-    running: Counter[int] = Counter()
+    running: defaultdict[int, set[tuple[str, int]]] = defaultdict(set)
     last: float | None = None
     for run in sorted((run for run in runs if run.at >= back), key=lambda run: run.at):
-        running[run.pid] += 1 if run.what == "start" else -1
-        if running[run.pid] >= SLOTS and run.pid in waiting:
+        started = running[run.pid]
+        if run.what == "start":
+            started.add((run.id, run.attempt))
+        else:
+            started.discard((run.id, run.attempt))
+        if len(started) >= SLOTS and run.pid in waiting:
             waiting.remove(run.pid)
             last = run.at - back
     late = [pid for pid in waiting if dead.get(pid, inf) > back + BACK_WITHIN]
