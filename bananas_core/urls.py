@@ -13,11 +13,13 @@ from bananas_core.errors import ConfigurationError
 
 class BrokerURL(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed URL. ``path`` keeps SQLAlchemy's slashes: ``sqlite:///a`` is ``a``,
-    ``sqlite:////a`` is ``/a``."""
+    ``sqlite:////a`` is ``/a``. ``hosts``: all that the URL names, with commas between; ``host`` and
+    ``port`` are the first."""
 
     scheme: str
     host: str = ""
     port: int | None = None
+    hosts: tuple[tuple[str, int | None], ...] = ()
     user: str | None = None
     password: str | None = None
     path: str = ""
@@ -43,14 +45,18 @@ def parse_url(url: str) -> BrokerURL:
         if key in options:
             raise ConfigurationError(f"option {key!r} is given twice in {redact(url)}")
         options[key] = value
+    # Several hosts are no URL for the standard library, so it is given one at a time.
+    login, at, places = parts.netloc.rpartition("@")
+    each = [parts._replace(netloc=f"{login}{at}{place}") for place in places.split(",")]
     try:
-        port = parts.port
+        hosts = tuple((one.hostname or "", one.port) for one in each)
     except ValueError as error:
         raise ConfigurationError(f"bad port in {redact(url)}: {error}") from error
     return BrokerURL(
         scheme=parts.scheme,
-        host=parts.hostname or "",
-        port=port,
+        host=hosts[0][0],
+        port=hosts[0][1],
+        hosts=hosts,
         user=None if parts.username is None else unquote(parts.username),
         password=None if parts.password is None else unquote(parts.password),
         path=unquote(parts.path[1:]),

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from bananas_core.errors import ConfigurationError
-from bananas_core.urls import BrokerURL, boolean, parse_url, read_options, redact
+from bananas_core.urls import boolean, parse_url, read_options, redact
 
 SCHEMES: Final = (
     "redis",
@@ -99,9 +99,7 @@ def read_settings(url: str) -> Settings:
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES:
         raise ConfigurationError(f"{scheme}:// is not one of {', '.join(SCHEMES)}")
-    many = scheme.endswith(("+sentinel", "+cluster"))
-    # Several hosts are no URL for the standard library: they are taken out first.
-    hosts, parsed = _split_hosts(url) if many else ("", parse_url(url))
+    parsed = parse_url(url)
     options = read_options(
         parsed,
         {
@@ -135,40 +133,25 @@ def read_settings(url: str) -> Settings:
         return Settings(socket="/" + parsed.path.lstrip("/"), **common, **options)
     if scheme.endswith("sentinel"):
         master, _, db = parsed.path.partition("/")
-        if not master or not hosts:
+        if not master or not parsed.host:
             raise ConfigurationError(
                 f"{redact(url)} names no master; write redis+sentinel://host:26379,host2:26379/"
                 "mymaster/0"
             )
-        nodes = tuple(_node(host, 26379) for host in hosts.split(","))
+        nodes = tuple((host, port or 26379) for host, port in parsed.hosts)
         return Settings(nodes=nodes, master=master, db=_db(db, url), **common, **options)
     if scheme.endswith("cluster"):
-        if not hosts or _db(parsed.path, url) != 0:
+        if not parsed.host or _db(parsed.path, url) != 0:
             raise ConfigurationError(
                 f"{redact(url)}: a cluster has database 0 only; write redis+cluster://host:6379,"
                 "host2:6379"
             )
-        nodes = tuple(_node(host, 6379) for host in hosts.split(","))
+        nodes = tuple((host, port or 6379) for host, port in parsed.hosts)
         return Settings(nodes=nodes, **common, **options)
+    if len(parsed.hosts) > 1:
+        raise ConfigurationError(f"{redact(url)} names several servers; {scheme}:// is one")
     node = (parsed.host or "localhost", parsed.port or 6379)
     return Settings(nodes=(node,), db=_db(parsed.path, url), **common, **options)
-
-
-def _split_hosts(url: str) -> tuple[str, BrokerURL]:
-    scheme, _, rest = url.partition("://")
-    place, mark, query = rest.partition("?")
-    authority, slash, path = place.partition("/")
-    login, at, hosts = authority.rpartition("@")
-    return hosts, parse_url(f"{scheme}://{login}{at}several{slash}{path}{mark}{query}")
-
-
-def _node(text: str, default: int) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        return text.strip("[]"), default
-    if not port.isdigit():
-        raise ConfigurationError(f"bad port in {text!r}")
-    return host.strip("[]"), int(port)
 
 
 def _db(text: str, url: str) -> int:

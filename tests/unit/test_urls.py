@@ -38,6 +38,14 @@ def test_a_url_is_taken_apart() -> None:
     assert "p:w" not in repr(url)
 
 
+def test_a_url_may_name_several_hosts() -> None:
+    url = parse_url("redis+cluster://user:p%2Cw@one:1,[::2],three:3/0")
+    assert url.hosts == (("one", 1), ("::2", None), ("three", 3))
+    assert (url.host, url.port, url.password) == ("one", 1, "p,w")
+    with pytest.raises(ConfigurationError, match="bad port"):
+        parse_url("redis+cluster://one:1,two:x")
+
+
 @pytest.mark.parametrize("bad", ["", "no-scheme", "redis://host:port/0", "redis://h?a=1&a=2"])
 def test_what_is_no_url_is_refused(bad: str) -> None:
     with pytest.raises(ConfigurationError):
