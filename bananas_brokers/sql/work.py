@@ -60,6 +60,10 @@ class Work:
     def get(self, job_id: str) -> Job | None:
         return self._jobs.get(job_id)
 
+    def order(self, job_id: str) -> int:
+        """The place of a record that was read, among its equals."""
+        return self._where[job_id][1]
+
     def add(self, job: Job) -> None:
         """A record that does not exist yet."""
         self._jobs[job.id] = job
