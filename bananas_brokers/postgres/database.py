@@ -79,6 +79,14 @@ class Database:
 
         return await self._repeated(once)
 
+    async def loosely(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        """Run ``work`` with each statement a transaction of its own; once."""
+
+        async def fetch(text: str, values: tuple[Any, ...]) -> Rows:
+            return await self.select(text, values)
+
+        return await work(Tx(self.statements, fetch))
+
     async def transact(self, work: Callable[[Tx], Awaitable[T]], *, reading: bool = False) -> T:
         """Run ``work`` in a transaction; again from the start if it met another's."""
         return await self._repeated(

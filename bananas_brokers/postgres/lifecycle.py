@@ -22,7 +22,6 @@ from bananas_core.job import (
     Claim,
     FinishAnswer,
     Hint,
-    Job,
     JobPut,
     JobState,
     Outcome,
@@ -196,14 +195,9 @@ async def finish(
         if o.id in done and plain[o.id] is o
     }
     if left:
-
-        async def rest(records: Records) -> tuple[list[FinishAnswer], list[Ready]]:
-            await records.load([o.id for o in left])
-            given = decide.finish(records, left)
-            await records.flush()
-            return given, await records.ready()
-
-        given, more = await store.change(rest)
+        given, more = await store.decide(
+            [o.id for o in left], lambda records: decide.finish(records, left)
+        )
         answers.update({id(o): answer for o, answer in zip(left, given, strict=True)})
         ready += more
     return [answers[id(o)] for o in outcomes], ready
@@ -211,14 +205,8 @@ async def finish(
 
 async def signal(store: Store, signals: Sequence[Signal]) -> tuple[list[SignalAnswer], list[Ready]]:
     """L30-L32, L46-L49."""
-
-    async def work(records: Records) -> tuple[list[SignalAnswer], list[Ready]]:
-        await records.load([wish.id for wish in signals])
-        answers = decide.signal(records, signals)
-        await records.flush()
-        return answers, await records.ready()
-
-    return await store.change(work)
+    ids = [wish.id for wish in signals]
+    return await store.decide(ids, lambda records: decide.signal(records, signals))
 
 
 def follow(row: Any) -> Ready:
@@ -296,6 +284,3 @@ def _simple(outcome: Outcome) -> bool:
         and outcome.ran is not None
         and outcome.progress is None
     )
-
-
-__all__ = ["Job", "claim", "claim_loaded", "claim_of", "finish", "put", "put_in", "signal"]

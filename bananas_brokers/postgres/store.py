@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from bananas_brokers.postgres import schema
 from bananas_brokers.postgres.database import Database, Rows, Tx, acquire, release
-from bananas_brokers.postgres.errors import CAUGHT, NotOpen, translate
+from bananas_brokers.postgres.errors import CAUGHT, Changed, NotOpen, translate
 from bananas_brokers.postgres.records import Records
 from bananas_brokers.postgres.settings import Settings
 from bananas_core.clock import Clock
 from bananas_core.errors import BananasError, ConfigurationError
+from bananas_core.job import Ready
 
 T = TypeVar("T")
 
+_LOOSELY: Final = 2
+"""Tries without locks, before others' changes are kept waiting."""
 _OPEN_WITHIN: Final = 8.0
 """Seconds: with what closing takes, an open fails within 10."""
 
@@ -127,6 +130,35 @@ class Store:
     async def read(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         """Run ``work`` in a snapshot."""
         return await self._call(lambda database: database.transact(work, reading=True))
+
+    async def decide(
+        self, ids: Sequence[str], decision: Callable[[Records], T]
+    ) -> tuple[T, list[Ready]]:
+        """Read records, let ``decision`` change them, write them and wake who waits; all in two
+        trips, unless somebody else changes one of them meanwhile. What must be done now is the
+        second value."""
+
+        async def work(records: Records, *, lock: bool = True) -> tuple[T, list[Ready]]:
+            await records.load(ids, lock=lock)
+            answer = decision(records)
+            await records.flush()
+            return answer, await records.ready()
+
+        async def loosely(tx: Tx) -> tuple[Records, tuple[T, list[Ready]]]:
+            records = self.records(tx)
+            return records, await work(records, lock=False)
+
+        for _ in range(_LOOSELY):
+            try:
+                database = self.database
+                records, result = await database.shielded(database.loosely(loosely))
+            except Changed:
+                continue
+            except CAUGHT as error:
+                raise self.translated(error) from error
+            self.tell(records)
+            return result
+        return await self.change(work)
 
     async def change(self, work: Callable[[Records], Awaitable[T]]) -> T:
         """Run ``work`` on records in a transaction, write what it changed, and wake who waits."""
