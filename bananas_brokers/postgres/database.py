@@ -132,10 +132,9 @@ class Database:
             raise
         except BaseException as error:
             late = timer.when() <= loop.time()
-            if getattr(error, "sqlstate", None) is None or connection.is_in_transaction():
-                self._pool.drop(connection)
-            else:
-                self._pool.give_back(connection)
+            if getattr(error, "sqlstate", None) is None:
+                connection.terminate()  # nobody knows what it does
+            self._pool.give_back(connection)
             if late and not isinstance(error, asyncio.CancelledError):
                 seconds = self.settings.timeout
                 raise TimeoutError(f"no answer within {seconds:g} s") from error

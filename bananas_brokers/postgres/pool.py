@@ -50,11 +50,6 @@ class Pool:
         else:
             self._idle.append(connection)
 
-    def drop(self, connection: Connection) -> None:
-        """Nobody knows what it does."""
-        connection.terminate()
-        self.give_back(connection)
-
     async def close(self) -> None:
         """Those in use are closed when they come back."""
         self._closed = True

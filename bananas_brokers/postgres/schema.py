@@ -170,7 +170,12 @@ CREATE TABLE {{schema}}.messages (
 MIGRATIONS: Final[dict[int, Sequence[str]]] = {}
 """Statements from version n to n + 1."""
 
-_PRESENT: Final = "SELECT to_regclass('{schema}.meta') IS NOT NULL AS present"
+# Asked of the catalogs as of now: functions such as to_regclass may answer from a cache.
+_PRESENT: Final = (
+    "SELECT count(*) > 0 AS present FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace "
+    "WHERE relname = 'meta' AND nspname = '{schema}'"
+)
+_MISSING: Final = "SELECT count(*) = 0 AS missing FROM pg_namespace WHERE nspname = '{schema}'"
 _STANDS: Final = "SELECT value FROM {schema}.meta WHERE key = 'schema'"
 
 
@@ -211,7 +216,7 @@ async def _version(tx: Tx) -> int | None:
 async def _build(tx: Tx) -> None:
     version = await _version(tx)
     if version is None:
-        (row,) = await tx.query("SELECT to_regnamespace('{schema}') IS NULL AS missing")
+        (row,) = await tx.query(_MISSING)
         if row["missing"]:
             await tx.query("CREATE SCHEMA {schema}")
         for statement in TABLES:

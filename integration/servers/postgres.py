@@ -105,10 +105,7 @@ class PostgresServer(Server):
         super().kill()
         deadline = time.monotonic() + self.stop_within
         for child in children:
-            try:
-                os.kill(child, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            send(child, signal.SIGKILL)
         while any(Path(f"/proc/{child}").exists() for child in children):
             if time.monotonic() > deadline:
                 raise ServerFailed(f"{self.name}: some of its processes don't end")
@@ -119,7 +116,7 @@ class PostgresServer(Server):
         super().signal(number)
         if number in (signal.SIGSTOP, signal.SIGCONT):
             for child in self.children():
-                os.kill(child, number)
+                send(child, number)
 
     def children(self) -> list[int]:
         """Pids of the processes that it has started."""
@@ -193,6 +190,14 @@ class PgBouncerServer(Server):
     def answers(self) -> bool:
         with socket.create_connection((HOST, self.port), timeout=0.5):
             return True
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process that may have ended."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
 
 
 def find(program: str, package: str) -> Path:
