@@ -17,6 +17,7 @@ from bananas_core.message import Backoff, check_name
 from bananas_core.options import JobOptions, Submission, check_options, submission
 from bananas_core.plugins import Feature, Plugin, PluginManager, find_plugins
 from bananas_core.retry import RetryPolicy
+from bananas_core.submit import pinned
 from bananas_core.task import (
     AsyncTask,
     JobSpec,
@@ -292,16 +293,19 @@ class Bananas:
         self,
         name: str,
         payload: Mapping[str, Any] | None = None,
+        *,
+        tx: Any = None,
         **options: Unpack[JobOptions],
     ) -> Job[Any]:
         """Submit a job by its task's name. If the task is registered here, its options and
-        annotations apply; else the payload goes as it is, and the worker checks it.
+        annotations apply; else the payload goes as it is, and the worker checks it. ``tx``: see
+        ``JobSpec.submit``.
 
         Raises:
             InvalidPayload, PayloadTooLarge: nothing was sent.
             TransportError, ResultBackendError: the outcome is unknown; see ``Task.submit``.
         """
-        return (await self.submit_specs(self.specs(name, [payload or {}], options)))[0]
+        return (await self.submit_specs(self.specs(name, [payload or {}], options), tx=tx))[0]
 
     def specs(
         self, name: str, payloads: Sequence[Mapping[str, Any]], options: JobOptions
@@ -331,15 +335,20 @@ class Bananas:
             raise JobNotFound(f"there is no job {job_id}")
         return self._handle(job_id, self.tasks.get(job.name))
 
-    async def submit_specs(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
-        """Submit unsent jobs; handles in order. Raises as ``Task.submit`` does."""
-        ids = await self.connections.here().submit(self._submissions(specs))
+    async def submit_specs(
+        self, specs: Sequence[JobSpec[Any]], *, tx: Any = None
+    ) -> list[Job[Any]]:
+        """Submit unsent jobs; handles in order. Raises as ``Task.submit`` does. ``tx``: see
+        ``JobSpec.submit``."""
+        ids = await self.connections.here().submit(self._submissions(specs), tx=pinned(tx))
         return [Job(id, self, spec.annotation) for id, spec in zip(ids, specs, strict=True)]
 
-    def submit_specs_blocking(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
+    def submit_specs_blocking(
+        self, specs: Sequence[JobSpec[Any]], *, tx: Any = None
+    ) -> list[Job[Any]]:
         """``submit_specs`` for code without an event loop."""
-        jobs = self._submissions(specs)
-        ids = self.connections.elsewhere(lambda connection: connection.submit(jobs))
+        jobs, tx = self._submissions(specs), pinned(tx)
+        ids = self.connections.elsewhere(lambda connection: connection.submit(jobs, tx=tx))
         return [Job(id, self, spec.annotation) for id, spec in zip(ids, specs, strict=True)]
 
     def _submissions(self, specs: Sequence[JobSpec[Any]]) -> list[Submission]:

@@ -65,9 +65,9 @@ class Connection:
                 finally:
                     await self.pair.close()
 
-    async def submit(self, jobs: Sequence[Submission]) -> list[str]:
+    async def submit(self, jobs: Sequence[Submission], *, tx: Any = None) -> list[str]:
         """Record and send; see ``Submitter.submit``."""
-        return await self.submitter.submit(jobs)
+        return await self.submitter.submit(jobs, tx=tx)
 
     async def send_ready(self, ready: Sequence[Ready]) -> None:
         """Send what a signal made pending."""

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -23,6 +23,7 @@ from bananas_core.errors import (
     ResultBackendError,
     TransportError,
     TransportUnavailable,
+    UnsupportedCapability,
 )
 from bananas_core.job import JobPut, PutAnswer, PutKind, Ready, Settled
 from bananas_core.message import with_fields
@@ -45,6 +46,11 @@ SEND_WAITS: Final = (0.1, 0.4, 1.0)
 """Seconds between tries to send what is recorded already."""
 HEADROOM: Final = 16_384
 """Bytes of a message that are not its payload."""
+
+
+def pinned(tx: Any) -> Any:
+    """The connection itself: some libraries give out a proxy that is another one on each thread."""
+    return getattr(getattr(tx, "cursor", None), "__self__", tx)
 
 
 class _Group:
@@ -81,8 +87,9 @@ class Submitter:
         self._timer: asyncio.TimerHandle | None = None
         self._settling: asyncio.Task[None] | None = None
 
-    async def submit(self, jobs: Sequence[Submission]) -> list[str]:
-        """Record and send; ids in order. An existing id stays the job that it is.
+    async def submit(self, jobs: Sequence[Submission], *, tx: Any = None) -> list[str]:
+        """Record and send; ids in order. An existing id stays the job that it is. ``tx``: record
+        in this transaction of the caller's; the jobs are sent once it is committed.
 
         Raises:
             InvalidPayload, PayloadTooLarge: nothing was sent.
@@ -91,6 +98,12 @@ class Submitter:
                 that could not be sent are sent by any worker later. Safe to repeat with the
                 same ids.
         """
+        if tx is not None:
+            results = await self._send(list(jobs), tx)
+            for item in results:
+                if isinstance(item, Exception):
+                    raise item
+            return [item for item in results if isinstance(item, str)]
         groups = [_Group(jobs[start : start + BATCH]) for start in range(0, len(jobs), BATCH)]
         self._queue.extend(groups)
         if not self._scheduled:
@@ -163,7 +176,7 @@ class Submitter:
             else:
                 group.future.set_result([item for item in mine if isinstance(item, str)])
 
-    async def _send(self, jobs: list[Submission]) -> list[str | Exception]:
+    async def _send(self, jobs: list[Submission], tx: Any = None) -> list[str | Exception]:
         wanted: list[Submission | Exception] = list(jobs)
         if self._plugins.has("before_submit"):
             wanted = await self._plugins.before_submit(jobs)
@@ -183,9 +196,12 @@ class Submitter:
             results.append(put.id)
             live.append(job)
             puts.append(put)
-        if not puts:
+        if not puts or (tx is not None and len(puts) < len(results)):
             return results
-        answers = await self._put(live, puts)
+        if tx is None:
+            answers = await self._put(live, puts)
+        else:
+            answers = await self._put_in(tx, puts)
         for i, answer in enumerate(answers):
             results[places[i]] = answer if isinstance(answer, Exception) else answer.id
         kept = [i for i, answer in enumerate(answers) if isinstance(answer, PutAnswer)]
@@ -214,6 +230,15 @@ class Submitter:
         if keyed:
             found.update(zip(keyed, await self._put_keyed(jobs, puts, keyed), strict=True))
         return [found[i] for i in range(len(puts))]
+
+    async def _put_in(self, tx: Any, puts: Sequence[JobPut]) -> list[PutAnswer | DuplicateJob]:
+        """Record all in the caller's transaction; nothing is recorded if one has a unique key."""
+        if any(put.unique is not None for put in puts):
+            raise UnsupportedCapability(
+                "a job with a unique key can't be put in your own transaction: others would have "
+                "to wait for its end to know who holds the key; leave out tx= or the key"
+            )
+        return list(await self._pair.backend.put(puts, tx=tx))
 
     async def _put_keyed(
         self, jobs: Sequence[Submission], puts: Sequence[JobPut], keyed: Sequence[int]
