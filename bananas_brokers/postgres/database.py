@@ -54,6 +54,7 @@ class Database:
         self.fused = 0
         """Ledgers whose pending records are received without messages."""
         self.ns = 0
+        self.place = 0
         self.facts = Facts()
         self.ready = asyncio.Lock()
         """Held while somebody prepares the tables."""

@@ -6,18 +6,22 @@ written in one transaction.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from bananas_brokers.postgres.database import Rows, Tx
 from bananas_brokers.postgres.records import Records
-from bananas_brokers.postgres.schema import BLOCK
+from bananas_brokers.postgres.schema import BLOCK, WHERE
 from bananas_brokers.postgres.store import Store
+from bananas_brokers.postgres.tx import after_commit, fetch_on, translated
 from bananas_brokers.sql import decide
 from bananas_brokers.sql.rows import Detail
 from bananas_core import state
+from bananas_core.errors import ConfigurationError
 from bananas_core.job import (
     Claim,
     FinishAnswer,
@@ -65,6 +69,37 @@ async def put(store: Store, jobs: Sequence[JobPut], settled: Sequence[Settled]) 
     }
     store.database.bell.tell(waking)
     return answers
+
+
+async def put_for(
+    store: Store, connection: Any, jobs: Sequence[JobPut], settled: Sequence[Settled]
+) -> list[PutAnswer]:
+    """L52: in the caller's transaction. Nothing is to be sent: that is for `due`, or for whoever
+    looks into the queue, once it is committed."""
+    tx = Tx(store.database.statements, fetch_on(connection))
+
+    async def work() -> list[PutAnswer]:
+        here = await tx.query(WHERE, store.namespace)
+        if not here or (here[0]["ns"], here[0]["place"]) != (store.ns, store.place):
+            raise ConfigurationError(
+                f"the connection given as tx= is not to {store.settings.label}, where the jobs are"
+            )
+        if settled:
+            await settle(tx, store.ns, settled)
+        return await put_in(store, tx, jobs, hold=0.0)
+
+    answers = await translated(work())
+    loop, bell = asyncio.get_running_loop(), store.database.bell
+    waking = {f"q{job.routing_key}" for job in jobs}
+
+    def tell() -> None:
+        try:
+            loop.call_soon_threadsafe(bell.tell, waking)
+        except RuntimeError:
+            pass  # that loop is closed; whoever waits looks for themselves
+
+    after_commit(connection, tell)
+    return [replace(answer, send=False) for answer in answers]
 
 
 async def put_in(

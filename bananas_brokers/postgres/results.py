@@ -11,11 +11,11 @@ from bananas_brokers.postgres.erase import erase
 from bananas_brokers.postgres.facts import warnings_of
 from bananas_brokers.postgres.settings import read_settings
 from bananas_brokers.postgres.store import Store
+from bananas_brokers.postgres.tx import KINDS
 from bananas_core.clock import Clock
 from bananas_core.errors import (
     ResultBackendError,
     ResultBackendUnavailable,
-    UnsupportedCapability,
 )
 from bananas_core.job import (
     ClaimBeat,
@@ -57,7 +57,10 @@ class PostgresResultBackend:
         self.settings = read_settings(url)
         self.namespace = namespace
         self.capabilities = LedgerCapabilities(
-            native=True, pushes=True, durability=self.settings.durability
+            native=True,
+            pushes=True,
+            durability=self.settings.durability,
+            transactions=KINDS,
         )
         self._store = Store(
             self.settings, namespace, clock, ResultBackendError, ResultBackendUnavailable
@@ -86,7 +89,7 @@ class PostgresResultBackend:
         self, jobs: Sequence[JobPut], *, settled: Sequence[Settled] = (), tx: Any = None
     ) -> list[PutAnswer]:
         if tx is not None:
-            raise UnsupportedCapability("not yet")
+            return await lifecycle.put_for(self._store, tx, jobs, settled)
         return await lifecycle.put(self._store, jobs, settled)
 
     async def claim(self, session: str, hints: Sequence[Hint]) -> list[Verdict]:

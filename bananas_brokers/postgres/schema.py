@@ -176,11 +176,16 @@ _PRESENT: Final = (
     "WHERE relname = 'meta' AND nspname = '{schema}'"
 )
 _MISSING: Final = "SELECT count(*) = 0 AS missing FROM pg_namespace WHERE nspname = '{schema}'"
+WHERE: Final = (
+    "SELECT ns, (SELECT value FROM {schema}.meta WHERE key = 'place') AS place "
+    "FROM {schema}.namespaces WHERE name = $1::text"
+)
+"""The number of a namespace, and of the place."""
 _STANDS: Final = "SELECT value FROM {schema}.meta WHERE key = 'schema'"
 
 
-async def prepare(tx: Tx, namespace: str) -> int:
-    """Create or migrate the tables if need be, and the number of the namespace.
+async def prepare(tx: Tx, namespace: str) -> tuple[int, int]:
+    """Create or migrate the tables if need be; the number of the namespace, and of the place.
 
     Raises:
         ConfigurationError: the tables were made by a newer version.
@@ -194,8 +199,8 @@ async def prepare(tx: Tx, namespace: str) -> int:
         "(SELECT 1 FROM {schema}.namespaces WHERE name = $1) ON CONFLICT DO NOTHING",
         namespace,
     )
-    rows = await tx.query("SELECT ns FROM {schema}.namespaces WHERE name = $1", namespace)
-    return int(rows[0]["ns"])
+    (row,) = await tx.query(WHERE, namespace)
+    return row["ns"], row["place"]
 
 
 async def _version(tx: Tx) -> int | None:
@@ -222,6 +227,8 @@ async def _build(tx: Tx) -> None:
         for statement in TABLES:
             await tx.query(statement)
         await tx.query("INSERT INTO {schema}.meta VALUES ('schema', $1)", VERSION)
+        # By which a connection is known to be to these tables, and not to others' elsewhere.
+        await tx.query("INSERT INTO {schema}.meta VALUES ('place', (random() * 2147483647)::int)")
         return
     while version < VERSION:
         if version not in MIGRATIONS:

@@ -47,6 +47,8 @@ class Store:
         self._database: Database | None = None
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._ns = 0
+        self.place = 0
+        """A number that these tables have, and no others."""
 
     def is_open(self) -> bool:
         return self._opened
@@ -90,7 +92,7 @@ class Store:
                 async with database.ready:
                     if not database.ns:
                         await self._prepare(database)
-            self._ns = database.ns
+            self._ns, self.place = database.ns, database.place
         except CAUGHT as error:
             await self.close()
             raise self.translated(error) from error
@@ -195,14 +197,14 @@ class Store:
         self._database = acquire(self.settings, self.namespace)
         self._home = (os.getpid(), asyncio.get_running_loop())
         if self._ns:
-            self._database.ns = self._ns
+            self._database.ns, self._database.place = self._ns, self.place
         if self._fused:
             self._database.fused += 1
 
     async def _prepare(self, database: Database) -> None:
         label = self.settings.label
 
-        async def prepare(tx: Tx) -> int:
+        async def prepare(tx: Tx) -> tuple[int, int]:
             facts = database.facts
             if facts.version < schema.OLDEST:
                 raise ConfigurationError(
@@ -216,4 +218,4 @@ class Store:
                 raise TimeoutError("this server is a standby, which takes no writes")
             return await schema.prepare(tx, self.namespace)
 
-        database.ns = await database.transact(prepare)
+        database.ns, database.place = await database.transact(prepare)
