@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 _PLANS: Final = (
     "jit = off, plan_cache_mode = force_generic_plan, enable_seqscan = off, "
-    "enable_bitmapscan = off, enable_hashjoin = off, enable_mergejoin = off"
+    "enable_bitmapscan = off, enable_nestloop = off, enable_mergejoin = off"
 )
-"""Every statement has an index to go by. A plan that was made while the tables were small would
-otherwise be kept when they are large."""
+"""Every statement names the rows that it wants from an index, and joins only these. A plan that was
+made while the tables were small would otherwise be kept when they are large."""
 _LIMITS: Final = "lock_timeout = '5s', idle_in_transaction_session_timeout = '5s'"
 """A process that was stopped in the middle of a transaction keeps its locks no longer."""
 
@@ -58,7 +58,7 @@ def session_settings(settings: Settings, facts: Facts, *, reading: bool = False)
     words = "" if reading else f"{_PLANS}, {_LIMITS}"
     if reading:
         words = (
-            "plan_cache_mode = force_custom_plan, enable_bitmapscan = on, enable_hashjoin = on, "
+            "plan_cache_mode = force_custom_plan, enable_bitmapscan = on, enable_nestloop = on, "
             "jit = off"
         )
     elif not settings.durable:

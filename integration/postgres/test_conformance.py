@@ -16,6 +16,8 @@ from bananas_core.testing.conformance import (
 from integration.postgres.invariants import check
 from integration.postgres.support import pair_on
 
+pytestmark = pytest.mark.timeout(180)  # one test alone makes thirty thousand calls
+
 
 class TestPostgres(TransportConformance, ResultBackendConformance):
     @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from integration.faults import scenarios
-from integration.faults.limits import limits
 from integration.faults.stage import LEVELS, Stage
 from integration.servers import PostgresServer
 from integration.servers.need import need
@@ -17,9 +16,7 @@ pytestmark = pytest.mark.timeout(240)
 
 SCENARIOS = [
     scenarios.kill_random,
-    scenarios.stop_group,
     scenarios.graceful_stop,
-    limits,
 ]
 
 

@@ -7,7 +7,7 @@ WITH {_clock}, wish AS MATERIALIZED (
         AS w (key, version, value, ttl)
 ), found AS MATERIALIZED (
     SELECT d.key, d.version, d.value, d.expires_at IS NULL OR d.expires_at > now AS lives
-    FROM clock, wish JOIN {schema}.docs AS d ON d.ns = $1::int AND d.key = wish.key
+    FROM clock, {schema}.docs AS d WHERE d.ns = $1::int AND d.key = ANY($3::text[])
     ORDER BY d.key
     FOR UPDATE OF d
 ), judged AS MATERIALIZED (
@@ -19,12 +19,14 @@ WITH {_clock}, wish AS MATERIALIZED (
     FROM wish LEFT JOIN found ON found.key = wish.key
 ), deleted AS (
     DELETE FROM {schema}.docs AS d USING judged AS j
-    WHERE d.ns = $1::int AND d.key = j.key AND j.fits AND j.there AND j.value IS NULL
+    WHERE d.ns = $1::int AND d.key = ANY($3::text[]) AND d.key = j.key
+        AND j.fits AND j.there AND j.value IS NULL
 ), changed AS (
     UPDATE {schema}.docs AS d
     SET value = j.value, version = nextval('{schema}.version'), expires_at = now + j.ttl
     FROM clock, judged AS j
-    WHERE d.ns = $1::int AND d.key = j.key AND j.fits AND j.there AND j.value IS NOT NULL
+    WHERE d.ns = $1::int AND d.key = ANY($3::text[]) AND d.key = j.key
+        AND j.fits AND j.there AND j.value IS NOT NULL
     RETURNING d.key, d.version
 ), added AS (
     INSERT INTO {schema}.docs (ns, key, value, version, expires_at)

@@ -11,22 +11,25 @@ WITH {_clock}, seen AS MATERIALIZED (
     LIMIT $7::int
 ), chosen AS MATERIALIZED (
     SELECT s.id FROM clock, seen AS s
-    WHERE s.keep_until <= now AND s.guard_at IS NULL AND (s.workflow IS NULL OR NOT EXISTS (
-        SELECT 1 FROM {schema}.jobs AS w
-        WHERE w.ns = $1::int AND w.id = s.workflow AND NOT (
-            w.state >= 4 AND w.guard_at IS NULL AND w.keep_until <= now
+    WHERE s.keep_until <= now AND s.guard_at IS NULL AND (s.workflow IS NULL OR coalesce((
+        SELECT w.state >= 4 AND w.guard_at IS NULL AND w.keep_until <= now
             AND w.finished_at <= ($9::float8[])[w.state - 3]
-        )
-    ))
+        FROM {schema}.jobs AS w WHERE w.ns = $1::int AND w.id = s.workflow
+    ), true))
     ORDER BY s.finished_at, s.id
     LIMIT $8::int
 ), gone AS (
-    DELETE FROM {schema}.jobs AS j USING chosen
-    WHERE j.ns = $1::int AND j.id = chosen.id AND j.state = $3::smallint
+    DELETE FROM {schema}.jobs AS j
+    WHERE j.ns = $1::int AND j.id = ANY(ARRAY(SELECT id FROM chosen)) AND j.state = $3::smallint
     RETURNING j.id
 ), bare AS (
-    DELETE FROM {schema}.docs AS d USING gone
-    WHERE d.ns = $1::int AND d.key >= 'job/' || gone.id || '/' AND d.key < 'job/' || gone.id || '0'
+    DELETE FROM {schema}.docs WHERE ns = $1::int AND key = ANY(ARRAY(
+        SELECT mine.key FROM gone CROSS JOIN LATERAL (
+            SELECT d.key FROM {schema}.docs AS d WHERE d.ns = $1::int
+                AND d.key >= 'job/' || gone.id || '/' AND d.key < 'job/' || gone.id || '0'
+            OFFSET 0
+        ) AS mine
+    ))
 )
 SELECT (SELECT count(*) FROM gone) AS gone, (SELECT count(*) FROM seen) AS seen,
     (SELECT count(*) FROM chosen) AS chosen,
