@@ -1,12 +1,16 @@
-"""Real workers on PostgreSQL that are killed, stopped and restarted: the scenarios of
-``integration.faults`` that need nothing of a file."""
+"""Real workers on PostgreSQL that are killed, and that outlive a crash of the server."""
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bananas import Bananas
+from bananas_core.testing.conformance.harness import eventually
 from integration.faults import scenarios
 from integration.faults.stage import LEVELS, Stage
 from integration.servers import PostgresServer
@@ -14,19 +18,41 @@ from integration.servers.need import need
 
 pytestmark = pytest.mark.timeout(240)
 
-SCENARIOS = [
-    scenarios.kill_random,
-    scenarios.graceful_stop,
-]
+BACK_WITHIN = 15.0
+"""Seconds after which workers must run jobs again."""
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
-async def test_workers_keep_their_promises(tmp_path: Path, scenario: scenarios.Scenario) -> None:
+@pytest.fixture
+def own_server() -> Iterator[PostgresServer]:
     need(PostgresServer)
-    stage = Stage(tmp_path, LEVELS["ci"], seed=1)
-    with PostgresServer() as server:
-        stage.url = server.url
-        try:
-            await scenario(stage)
-        finally:
-            stage.close()
+    with PostgresServer() as found:
+        yield found
+
+
+@pytest.fixture
+def stage(tmp_path: Path, own_server: PostgresServer) -> Iterator[Stage]:
+    found = Stage(tmp_path, LEVELS["ci"], seed=1)
+    found.url = own_server.url
+    yield found
+    found.close()
+
+
+async def test_killed_workers_lose_nothing(stage: Stage) -> None:
+    await scenarios.kill_random(stage)
+
+
+async def test_workers_go_on_after_a_crash_of_the_server(
+    stage: Stage, own_server: PostgresServer
+) -> None:
+    stage.group("a", processes=2)
+    async with Bananas(stage.url) as app:
+        ids = await stage.submit(app, "short", [{"number": n} for n in range(2000)])
+        await stage.started(ids[100])
+        await asyncio.to_thread(own_server.kill)
+        await asyncio.sleep(2.0)
+        await asyncio.to_thread(own_server.start)
+        back = time.time()
+        await eventually(lambda: any(run.at > back for run in stage.oracle.runs()), BACK_WITHIN)
+        await stage.drained(app.backend, 60)
+        verdict = await stage.judged(app.backend)
+        stage.check(verdict.states == {"completed": 2000}, "some did not complete")
