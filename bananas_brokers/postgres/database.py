@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from bananas_brokers.postgres.bell import Bell
 from bananas_brokers.postgres.connect import Facts, connect, look, session_settings
-from bananas_brokers.postgres.errors import CAUGHT, Changed, to_repeat
+from bananas_brokers.postgres.errors import CAUGHT, to_repeat, usable_after
 from bananas_brokers.postgres.pool import Pool
 from bananas_brokers.postgres.statements import Statements
 
@@ -128,13 +128,10 @@ class Database:
         timer = loop.call_later(self.settings.timeout, connection.terminate)
         try:
             result = await once(connection)
-        except Changed:
-            self._pool.give_back(connection)
-            raise
         except BaseException as error:
             late = timer.when() <= loop.time()
-            if getattr(error, "sqlstate", None) is None:
-                connection.terminate()  # nobody knows what it does
+            if not usable_after(error):
+                connection.terminate()
             self._pool.give_back(connection)
             if late and not isinstance(error, asyncio.CancelledError):
                 seconds = self.settings.timeout
@@ -219,6 +216,8 @@ def acquire(settings: Settings, namespace: str) -> Database:
     global _current
     if _current is None or _current.pid != os.getpid():
         _current = _Registry(_current)
+    for loop in [loop for loop in _current.loops if loop.is_closed()]:
+        del _current.loops[loop]  # left open there; nothing can be said over it any more
     mine = _current.loops.setdefault(asyncio.get_running_loop(), {})
     database = mine.get((settings, namespace))
     if database is None:

@@ -34,6 +34,8 @@ _AGAIN: Final = ("40001", "40P01")
 """Serialization failure, deadlock: nothing was done, and the same may succeed now."""
 _PASSING: Final = ("08", "25P03", "25006", "40", "53", "55", "57", "58", "XX")
 """How codes begin whose cause may be gone at the next try."""
+_GONE: Final = ("08", "25006", "57P0")
+"""How codes begin after which another connection is needed; a standby takes no writes (25006)."""
 _REFUSED: Final = {
     "28": "the login was refused",
     "3D000": "there is no such database",
@@ -46,6 +48,14 @@ _REFUSED: Final = {
 def to_repeat(error: BaseException) -> bool:
     """Whether the server undid everything, so that the driver repeats it by itself."""
     return isinstance(error, Changed) or code(error) in _AGAIN
+
+
+def usable_after(error: BaseException) -> bool:
+    """Whether the connection on which it happened may be used again: the server answered, and is
+    the one to talk to."""
+    if isinstance(error, Changed):
+        return True
+    return bool(code(error)) and not code(error).startswith(_GONE)
 
 
 def code(error: BaseException) -> str:
