@@ -15,9 +15,16 @@ from integration.servers.need import need
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[PostgresServer]:
-    """A running server."""
+    """A running server with tables; all goes with it at the end."""
     need(PostgresServer)
+
+    async def make_tables(url: str) -> None:
+        backend = PostgresResultBackend(url, "first")
+        await backend.open()
+        await backend.close()
+
     with PostgresServer() as found:
+        asyncio.run(make_tables(found.url))
         yield found
 
 
@@ -27,16 +34,6 @@ def url(server: PostgresServer) -> str:
 
 
 @pytest.fixture
-def namespace(url: str) -> Iterator[str]:
-    """A namespace that is erased afterwards."""
-    name = f"test-{uuid.uuid4().hex[:12]}"
-
-    async def erase() -> None:
-        backend = PostgresResultBackend(url, name)
-        await backend.open()
-        await backend.erase()
-        await backend.close()
-
-    asyncio.run(erase())  # makes the tables
-    yield name
-    asyncio.run(erase())
+def namespace() -> str:
+    """One that nobody else uses."""
+    return f"test-{uuid.uuid4().hex[:12]}"
