@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, ove
 from bananas_core.arguments import Unsent, encode_named
 from bananas_core.clock import Clock, SystemClock, new_ids
 from bananas_core.codec import Codecs
-from bananas_core.connection import Connection, Connections
+from bananas_core.connection import Connection, Connections, pinned
 from bananas_core.errors import ConfigurationError, JobNotFound, UnknownTask
 from bananas_core.handle import Desk, Job
 from bananas_core.job import Ready
@@ -305,16 +305,19 @@ class Bananas:
         self,
         name: str,
         payload: Mapping[str, Any] | None = None,
+        *,
+        tx: Any = None,
         **options: Unpack[JobOptions],
     ) -> Job[Any]:
         """Submit a job by its task's name. If the task is registered here, its options and
-        annotations apply; else the payload goes as it is, and the worker checks it.
+        annotations apply; else the payload goes as it is, and the worker checks it. ``tx``: see
+        ``JobSpec.submit``.
 
         Raises:
             InvalidPayload, PayloadTooLarge: nothing was sent.
             TransportError, ResultBackendError: the outcome is unknown; see ``Task.submit``.
         """
-        return (await self.submit_specs(self.specs(name, [payload or {}], options)))[0]
+        return (await self.submit_specs(self.specs(name, [payload or {}], options), tx=tx))[0]
 
     def specs(
         self, name: str, payloads: Sequence[Mapping[str, Any]], options: JobOptions
@@ -346,14 +349,19 @@ class Bananas:
             raise JobNotFound(f"there is no job {job_id}")
         return self._handle(job_id, self.tasks.get(job.name))
 
-    async def submit_specs(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
-        """Submit unsent jobs; handles in order. Raises as ``Task.submit`` does."""
-        ids = await self._sender(specs)(self.connections.here())
+    async def submit_specs(
+        self, specs: Sequence[JobSpec[Any]], *, tx: Any = None
+    ) -> list[Job[Any]]:
+        """Submit unsent jobs; handles in order. Raises as ``Task.submit`` does. ``tx``: see
+        ``JobSpec.submit``."""
+        ids = await self._sender(specs, tx)(self.connections.here())
         return [Job(id, self, spec.annotation) for id, spec in zip(ids, specs, strict=True)]
 
-    def submit_specs_blocking(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
+    def submit_specs_blocking(
+        self, specs: Sequence[JobSpec[Any]], *, tx: Any = None
+    ) -> list[Job[Any]]:
         """``submit_specs`` for code without an event loop."""
-        ids = self.connections.elsewhere(self._sender(specs))
+        ids = self.connections.elsewhere(self._sender(specs, tx))
         return [Job(id, self, spec.annotation) for id, spec in zip(ids, specs, strict=True)]
 
     def submit_alike(
@@ -373,13 +381,13 @@ class Bananas:
         )
 
     def _sender(
-        self, specs: Sequence[JobSpec[Any]]
+        self, specs: Sequence[JobSpec[Any]], tx: Any
     ) -> Callable[[Connection], Coroutine[Any, Any, list[str]]]:
         """How to send them. Raises InvalidPayload, ConfigurationError."""
-        template = specs[0].template if specs else None
+        template = specs[0].template if specs and tx is None else None
         if template is None or any(spec.template is not template for spec in specs):
-            jobs = self._submissions(specs)
-            return lambda connection: connection.submit(jobs)
+            jobs, tx = self._submissions(specs), pinned(tx)
+            return lambda connection: connection.submit(jobs, tx=tx)
         for spec in specs:
             check_complete(spec)
         self.use_options(template.options)

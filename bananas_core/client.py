@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, Unpack
 
 from bananas_core.app import Bananas
+from bananas_core.connection import pinned
 from bananas_core.errors import ConfigurationError
 from bananas_core.handle import Job
 from bananas_core.keys import key_of, scoped
@@ -44,16 +45,19 @@ class AsyncClient:
         self,
         name: str,
         payload: Mapping[str, Any] | None = None,
+        *,
+        tx: Any = None,
         **options: Unpack[JobOptions],
     ) -> str:
         """Accept a job and return its id. With a ``job_id`` of your own it is safe to repeat.
+        ``tx``: see ``JobSpec.submit``.
 
         Raises:
             InvalidPayload, PayloadTooLarge: nothing was sent.
             TransportError, ResultBackendError: the outcome is unknown.
         """
         await self._app.open()
-        return (await self._app.submit_job(name, payload, **options)).id
+        return (await self._app.submit_job(name, payload, tx=tx, **options)).id
 
     async def submit_unique_job(
         self,
@@ -150,10 +154,13 @@ class Client:
         self,
         name: str,
         payload: Mapping[str, Any] | None = None,
+        *,
+        tx: Any = None,
         **options: Unpack[JobOptions],
     ) -> str:
         """See ``AsyncClient.submit_job``."""
-        return self._portal.call(lambda: self._client.submit_job(name, payload, **options))
+        tx = pinned(tx)
+        return self._portal.call(lambda: self._client.submit_job(name, payload, tx=tx, **options))
 
     def submit_unique_job(
         self,

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def pinned(tx: Any) -> Any:
+    """The connection itself: some libraries give out a proxy that is another one on each thread."""
+    return getattr(getattr(tx, "cursor", None), "__self__", tx)
+
+
 class Connection:
     """Made on the loop that it is used on. Serves handles as their ``Desk``, and workflows as
     their ``Door``."""
@@ -70,9 +75,9 @@ class Connection:
                 finally:
                     await self.pair.close()
 
-    async def submit(self, jobs: Sequence[Submission]) -> list[str]:
+    async def submit(self, jobs: Sequence[Submission], *, tx: Any = None) -> list[str]:
         """Record and send; see ``Submitter.submit``."""
-        return await self.submitter.submit(jobs)
+        return await self.submitter.submit(jobs, tx=tx)
 
     async def send_ready(self, ready: Sequence[Ready]) -> None:
         """Send what a signal made pending."""

@@ -76,6 +76,9 @@ class ResultBackend(Protocol):
         a ``scope`` waits too, started unless ``waiting``. Else it is pending.
         L9. ``settled`` clears the guards of confirmed sends and of completed follow-ups (matched
         by id, gen, and whether the job has ended).
+        L52. ``tx``: in the caller's transaction, of a kind that the capabilities name: the jobs
+        exist if and only if it commits. No answer says ``send``; what must be sent, ``due`` sends.
+        Others raise UnsupportedCapability.
         """
         ...
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -25,6 +25,7 @@ from bananas_core.errors import (
     ResultBackendError,
     TransportError,
     TransportUnavailable,
+    UnsupportedCapability,
 )
 from bananas_core.job import JobPut, PutAnswer, PutKind, Ready, Settled
 from bananas_core.message import with_fields
@@ -93,8 +94,9 @@ class Submitter:
         self._timer: asyncio.TimerHandle | None = None
         self._settling: asyncio.Task[None] | None = None
 
-    async def submit(self, jobs: Sequence[Submission]) -> list[str]:
-        """Record and send; ids in order. An existing id stays the job that it is.
+    async def submit(self, jobs: Sequence[Submission], *, tx: Any = None) -> list[str]:
+        """Record and send; ids in order. An existing id stays the job that it is. ``tx``: record
+        in this transaction of the caller's; the jobs are sent once it is committed.
 
         Raises:
             InvalidPayload, PayloadTooLarge: nothing was sent.
@@ -103,6 +105,8 @@ class Submitter:
                 that could not be sent are sent by any worker later. Safe to repeat with the
                 same ids.
         """
+        if tx is not None:
+            return await self._send_in(tx, jobs)
         return await self._queued(
             [_Group(jobs[start : start + BATCH]) for start in range(0, len(jobs), BATCH)]
         )
@@ -213,6 +217,15 @@ class Submitter:
             else:
                 group.future.set_result([item for item in mine if isinstance(item, str)])
 
+    async def _send_in(self, tx: Any, jobs: Sequence[Submission]) -> list[str]:
+        """``submit`` in the caller's transaction: at once, together, and with nothing else."""
+        ids: list[str] = []
+        for item in await self._send(list(jobs), tx):
+            if isinstance(item, Exception):
+                raise item
+            ids.append(item)
+        return ids
+
     async def _send_ready_ones(self, puts: Sequence[JobPut]) -> list[str | Exception]:
         answers = await self._put_plain(puts)
         results: list[str | Exception] = [answer.id for answer in answers]
@@ -220,7 +233,7 @@ class Submitter:
             results[place] = refused
         return results
 
-    async def _send(self, jobs: list[Submission]) -> list[str | Exception]:
+    async def _send(self, jobs: list[Submission], tx: Any = None) -> list[str | Exception]:
         wanted: list[Submission | Exception] = list(jobs)
         if self._plugins.has("before_submit"):
             wanted = await self._plugins.before_submit(jobs)
@@ -240,9 +253,12 @@ class Submitter:
             results.append(put.id)
             live.append(job)
             puts.append(put)
-        if not puts:
+        if not puts or (tx is not None and len(puts) < len(results)):
             return results
-        answers = await self._put(live, puts)
+        if tx is None:
+            answers = await self._put(live, puts)
+        else:
+            answers = await self._put_in(tx, puts)
         for i, answer in enumerate(answers):
             results[places[i]] = answer if isinstance(answer, Exception) else answer.id
         kept = [i for i, answer in enumerate(answers) if isinstance(answer, PutAnswer)]
@@ -275,6 +291,15 @@ class Submitter:
         except BaseException:
             self._settled.extend(settled)
             raise
+
+    async def _put_in(self, tx: Any, puts: Sequence[JobPut]) -> list[PutAnswer | DuplicateJob]:
+        """Record all in the caller's transaction; nothing is recorded if one has a unique key."""
+        if any(put.unique is not None for put in puts):
+            raise UnsupportedCapability(
+                "a job with a unique key can't be put in your own transaction: others would have "
+                "to wait for its end to know who holds the key; leave out tx= or the key"
+            )
+        return list(await self._pair.backend.put(puts, tx=tx))
 
     async def _put_keyed(
         self, jobs: Sequence[Submission], puts: Sequence[JobPut], keyed: Sequence[int]

@@ -34,11 +34,15 @@ R = TypeVar("R")
 class Host(WorkflowHost, Office, Protocol):
     """What a task needs of its app."""
 
-    async def submit_specs(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
+    async def submit_specs(
+        self, specs: Sequence[JobSpec[Any]], *, tx: Any = None
+    ) -> list[Job[Any]]:
         """Submit in order."""
         ...
 
-    def submit_specs_blocking(self, specs: Sequence[JobSpec[Any]]) -> list[Job[Any]]:
+    def submit_specs_blocking(
+        self, specs: Sequence[JobSpec[Any]], *, tx: Any = None
+    ) -> list[Job[Any]]:
         """The same for code without an event loop."""
         ...
 
@@ -120,14 +124,23 @@ class JobSpec(Piece, Generic[R]):
         check_options(merged)
         return JobSpec(self.host, self.name, self._unsent, merged, self.annotation, self._arguments)
 
-    async def submit(self) -> Job[R]:
+    async def submit(self, *, tx: Any = None) -> Job[R]:
         """Submit it; see ``Task.submit``. Submitting a spec twice makes two jobs, unless it has
-        a ``job_id``."""
-        return (await self.host.submit_specs([self]))[0]
+        a ``job_id``.
 
-    def submit_blocking(self) -> Job[R]:
+        Args:
+            tx: a connection with a transaction of yours in the ledger's database: the job exists
+                if and only if that commits. Which kinds it may be is for the ledger to say.
+
+        Raises:
+            UnsupportedCapability: the ledger can't do that, or the job has a unique key.
+            ResultBackendError: nothing was put, and the transaction has to be rolled back.
+        """
+        return (await self.host.submit_specs([self], tx=tx))[0]
+
+    def submit_blocking(self, *, tx: Any = None) -> Job[R]:
         """``submit`` for code without an event loop."""
-        return self.host.submit_specs_blocking([self])[0]
+        return self.host.submit_specs_blocking([self], tx=tx)[0]
 
 
 class Task(Generic[P, R]):
@@ -192,14 +205,21 @@ class Task(Generic[P, R]):
         return Job(id, host, arguments.result_type)
 
     async def submit_many(
-        self, arguments: Sequence[Mapping[str, Any]], **options: Unpack[JobOptions]
+        self,
+        arguments: Sequence[Mapping[str, Any]],
+        *,
+        tx: Any = None,
+        **options: Unpack[JobOptions],
     ) -> list[Job[R]]:
         """Submit one job for each mapping of named arguments, in batches; handles in order.
+        ``tx``: see ``JobSpec.submit``.
 
         Raises:
             InvalidPayload: one of them is not valid; nothing was sent.
             TransportError, ResultBackendError: it is unknown which of them were accepted.
         """
+        if tx is not None:
+            return await self._host.submit_specs(self.specs(arguments, options), tx=tx)
         template, payloads = self._many(arguments, options)
         return self._handles(await self._host.submit_alike(template, payloads))
 
@@ -230,9 +250,15 @@ class Task(Generic[P, R]):
         return self._handles(ids)[0]
 
     def submit_many_blocking(
-        self, arguments: Sequence[Mapping[str, Any]], **options: Unpack[JobOptions]
+        self,
+        arguments: Sequence[Mapping[str, Any]],
+        *,
+        tx: Any = None,
+        **options: Unpack[JobOptions],
     ) -> list[Job[R]]:
         """``submit_many`` for code without an event loop."""
+        if tx is not None:
+            return self._host.submit_specs_blocking(self.specs(arguments, options), tx=tx)
         template, payloads = self._many(arguments, options)
         return self._handles(self._host.submit_alike_blocking(template, payloads))
 

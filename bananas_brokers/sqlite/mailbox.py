@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from bananas_brokers.sqlite.rows import rank
+from bananas_brokers.sql.rows import rank
 from bananas_brokers.sqlite.tx import Tx, queue_topic
 from bananas_core.transport import Delivery, Outgoing, QueueStats
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from bananas_brokers.sqlite import rows
+from bananas_brokers.sql import rows
 from bananas_brokers.sqlite.records import Place
 from bananas_brokers.sqlite.tx import Tx, marks, padded
 from bananas_core.job import FINAL, Retention

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from bananas_brokers.sqlite import rows
+from bananas_brokers.sql import rows
 from bananas_brokers.sqlite.tx import Tx, marks, padded
 from bananas_core.errors import ResultBackendError
 from bananas_core.job import Count, Job, Page, Query, Session, SessionRecord

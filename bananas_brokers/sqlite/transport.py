@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any, TypeVar
 
+from bananas_brokers.sql.turns import Turns
 from bananas_brokers.sqlite import fused, lifecycle, mailbox
 from bananas_brokers.sqlite.database import Handle
 from bananas_brokers.sqlite.erase import erase
@@ -51,7 +52,7 @@ class SQLiteTransport:
         self._taking: set[asyncio.Task[Any]] = set()
         self._abandoned: set[asyncio.Task[Any]] = set()
         self._pid = 0
-        self._turns = fused.Turns()
+        self._turns = Turns()
         self._closing = False
         self._plenty = True
         """The last receive got something, so the next one need not look first."""

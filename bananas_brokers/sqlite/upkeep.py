@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from msgspec.structs import replace
 
-from bananas_brokers.sqlite.lifecycle import settle
+from bananas_brokers.sql import decide
 from bananas_brokers.sqlite.records import Records
 from bananas_core import state
 from bananas_core.job import (
-    Cancel,
     ClaimBeat,
     Job,
     JobState,
-    Outcome,
-    OutcomeKind,
     Ready,
     ReadyKind,
     RenewAnswer,
@@ -36,29 +32,13 @@ def renew(
         job.id: job
         for job in records.find("ns = ? AND worker = ? AND state = 3", (records.ns, session.id))
     }
-    listed: set[str] = set()
-    lost: list[tuple[str, int]] = []
-    cancelled: dict[str, Cancel] = {}
-    for beat in claims:
-        job = running.get(beat.id)
-        if job is None or job.fence != beat.fence:
-            lost.append((beat.id, beat.fence))
-            continue
-        listed.add(beat.id)
-        if job.cancel is not None:
-            cancelled[beat.id] = job.cancel
-        if beat.progress is not None:
-            running[beat.id] = replace(job, progress=beat.progress)
-            records.set(running[beat.id])
+    cancelled, lost = decide.beat(records, running, claims, mode)
     if mode is RenewMode.ENDED:
-        _end(records, session.id, running, listed)
+        records.tx.connection.execute(
+            "DELETE FROM sessions WHERE ns = ? AND id = ?", (records.ns, session.id)
+        )
     else:
         _extend(records, session)
-        if mode is RenewMode.FULL:
-            oldest = records.now - state.ORPHAN_AGE
-            for job in running.values():
-                if job.id not in listed and (job.started_at or 0.0) < oldest:
-                    records.set(state.handback(job, records.now, guard=records.guard))
         _forgive(records, session.id)
     records.flush()
     return RenewAnswer(
@@ -75,7 +55,7 @@ def due(
     """L33-L37."""
     if settled:
         records.load([item.id for item in settled])
-        settle(records, settled)
+        decide.settle(records, settled)
         records.flush()  # the conditions below are evaluated by SQLite
         records = records.again()
     left, more = limit, False
@@ -87,11 +67,7 @@ def due(
         (records.ns, records.now, left + 1),
     )
     looked = {job.id for job in jobs[:left]}
-    for job in jobs[:left]:
-        kind, new = state.look(job, records.now, guard=records.guard)
-        records.set(new)
-        if kind is not None:
-            records.call_for(job.id, kind)
+    decide.look(records, jobs[:left])
     more = more or len(jobs) > left
     left -= min(left, len(jobs))
     if records.guard:
@@ -122,19 +98,6 @@ def _extend(records: Records, session: Session) -> None:
     )
 
 
-def _end(records: Records, session: str, running: dict[str, Job], listed: set[str]) -> None:
-    now, guard = records.now, records.guard
-    for job in running.values():
-        if job.id in listed:
-            died = Outcome(id=job.id, fence=job.fence, kind=OutcomeKind.DIED)
-            records.set(state.finish(job, died, now, guard=guard)[1])
-        else:
-            records.set(state.handback(job, now, guard=guard))
-    records.tx.connection.execute(
-        "DELETE FROM sessions WHERE ns = ? AND id = ?", (records.ns, session)
-    )
-
-
 def _forgive(records: Records, session: str) -> None:
     gone = records.tx.connection.execute(
         "DELETE FROM lapses WHERE ns = ? AND session = ? RETURNING id", (records.ns, session)
@@ -143,10 +106,7 @@ def _forgive(records: Records, session: str) -> None:
     if not ids:
         return
     records.load(ids)
-    for job_id in ids:
-        job = records.get(job_id)
-        if job is not None:
-            records.set(state.forgive(job, session))
+    decide.forgive(records, ids, session)
 
 
 def _lapses_allowed(records: Records) -> bool:
@@ -155,8 +115,7 @@ def _lapses_allowed(records: Records) -> bool:
     last, grace = execute(
         "SELECT last_due, grace_until FROM namespaces WHERE ns = ?", (records.ns,)
     ).fetchone()
-    if last is not None and now - last > state.DUE_GAP:
-        grace = now + state.CLAIM_TTL
+    grace = decide.grace(last, grace, now)
     execute(
         "UPDATE namespaces SET last_due = ?, grace_until = ? WHERE ns = ?",
         (now, grace, records.ns),
@@ -173,11 +132,7 @@ def _lapse(records: Records, limit: int) -> tuple[int, bool]:
     ).fetchall():
         room = limit - count
         jobs = records.find("ns = ? AND worker = ? AND state = 3 LIMIT ?", (ns, session, room + 1))
-        for job in jobs[:room]:
-            lapsed = state.lapse(job, now, guard=records.guard)
-            records.set(lapsed)
-            if lapsed.due_at is not None and lapsed.due_at <= now:  # expired while it ran
-                records.set(state.look(lapsed, now, guard=records.guard)[1])
+        decide.lapse(records, jobs[:room])
         records.tx.connection.executemany(
             "INSERT OR REPLACE INTO lapses (ns, session, id, at) VALUES (?, ?, ?, ?)",
             [(ns, session, job.id, now) for job in jobs[:room]],

@@ -1,7 +1,7 @@
 """Servers for local use: ``python -m integration.servers up | down``.
 
-``up`` starts Redis and Valkey in the background and prints their URLs; ``down`` ends them by pid
-and removes their folders. What runs is written down in ``.brokers/`` of the checkout.
+``up`` starts Redis, Valkey and PostgreSQL in the background and prints their URLs; ``down`` ends
+them by pid and removes their folders. What runs is written down in ``.brokers/`` of the checkout.
 """
 
 from __future__ import annotations
@@ -16,10 +16,21 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from integration.servers import RedisServer, Server, ServerFailed, ServerMissing, ValkeyServer
+from integration.servers import (
+    PostgresServer,
+    RedisServer,
+    Server,
+    ServerFailed,
+    ServerMissing,
+    ValkeyServer,
+)
 
 STATE: Final = Path(__file__).resolve().parents[2] / ".brokers" / "servers.json"
-KINDS: Final[tuple[type[RedisServer], ...]] = (RedisServer, ValkeyServer)
+KINDS: Final[tuple[type[RedisServer | PostgresServer], ...]] = (
+    RedisServer,
+    ValkeyServer,
+    PostgresServer,
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -60,7 +71,8 @@ def down() -> int:
     """End all of them and remove their folders."""
     for name, entry in read_state().items():
         if alive(entry):
-            os.kill(entry["pid"], signal.SIGTERM)
+            ends = next((kind.stop_signal for kind in KINDS if kind.name == name), signal.SIGTERM)
+            os.kill(entry["pid"], ends)
             deadline = time.monotonic() + Server.stop_within
             while alive(entry) and time.monotonic() < deadline:
                 time.sleep(0.02)

@@ -48,6 +48,8 @@ class Server(ABC):
     ready_within: ClassVar[float] = 10.0
     """Seconds from the start of the process until it must answer."""
     stop_within: ClassVar[float] = 10.0
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    """What makes it end in good order."""
 
     def __init__(self, *, folder: Path | None = None, detached: bool = False) -> None:
         """``folder``: an existing folder that the caller removes; default: a temporary one that
@@ -115,7 +117,7 @@ class Server(ABC):
             self._forget()
 
     def terminate(self) -> int | None:
-        """SIGTERM, and wait for the end; its exit code, None if it didn't run.
+        """``stop_signal``, and wait for the end; its exit code, None if it didn't run.
 
         Raises:
             ServerFailed: it did not end within ``stop_within``.
@@ -123,13 +125,13 @@ class Server(ABC):
         if not self.running:
             return None
         self.signal(signal.SIGCONT)
-        self.signal(signal.SIGTERM)
+        self.signal(self.stop_signal)
         assert self._process is not None
         try:
             return self._process.wait(self.stop_within)
         except subprocess.TimeoutExpired as error:
             raise ServerFailed(
-                f"{self.name} (pid {self.pid}) ignores SIGTERM{self.log_tail()}"
+                f"{self.name} (pid {self.pid}) ignores {self.stop_signal.name}{self.log_tail()}"
             ) from error
 
     def kill(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 from bananas_core.errors import ResultBackendError, TransportError, UnsupportedCapability
 from bananas_core.job import Write
 from bananas_core.testing.conformance.harness import Harness
-from bananas_core.testing.conformance.marks import promise, requires
+from bananas_core.testing.conformance.marks import promise
 from bananas_core.testing.conformance.support import (
     Suite,
     a_job,
@@ -71,8 +71,7 @@ class LedgerLimits(Suite):
         with pytest.raises(ResultBackendError):
             await backend.count(["colour"])
 
-    @promise("L7")
-    @requires(lambda c: not c.ledger.transactions, "takes transactions of its own kind")
+    @promise("L52")
     async def test_a_foreign_transaction_is_refused(self, harness: Harness) -> None:
         backend, put = await harness.backend(), a_job()
         with pytest.raises(UnsupportedCapability):

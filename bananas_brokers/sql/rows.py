@@ -29,24 +29,19 @@ STATES: Final = (
 """Numbered as stored; the partial indexes of the schema know these numbers."""
 NUMBERS: Final = {state: number for number, state in enumerate(STATES)}
 
-_FIXED: Final = (
+FIXED: Final = (
     "seq ns id name routing_key created_at max_attempts queue_timeout is_foreign keep_until "
     "workflow unique_key"
 ).split()
-_CHANGING: Final = (
+CHANGING: Final = (
     "state priority head rank ord gen fence failures deaths worker changed_at pending_at "
     "started_at finished_at run_at expires_at start_by guard_at guard_hold due_at detail"
 ).split()
 
-INSERT: Final = (
-    f"INSERT INTO jobs ({', '.join(_FIXED + _CHANGING)}) "
-    f"VALUES ({', '.join('?' * len(_FIXED + _CHANGING))})"
-)
-UPDATE: Final = f"UPDATE jobs SET {' = ?, '.join(_CHANGING)} = ? WHERE seq = ?"
 COLUMNS: Final = ", ".join(
-    f"jobs.{name}" for name in (_FIXED + _CHANGING) if name not in ("ns", "rank", "due_at")
+    f"jobs.{name}" for name in (FIXED + CHANGING) if name not in ("ns", "rank", "due_at")
 )
-"""What ``job`` takes, before the message."""
+"""What ``job`` takes, before the message; ``seq`` is whatever the database knows a row by."""
 
 
 class Detail(
@@ -89,7 +84,7 @@ def rank(priority: int, head: bool) -> int:
 
 
 def changing(job: Job, order: int) -> tuple[Any, ...]:
-    """Values of the columns that change, for ``UPDATE`` (followed by seq) and ``INSERT``."""
+    """Values of ``CHANGING``."""
     head = job.head
     timeless = job.guard_at is job.run_at is job.start_by is job.expires_at is None
     return (
@@ -147,7 +142,7 @@ def _detail(job: Job) -> bytes | None:
 
 
 def fixed(job: Job, seq: int, ns: int) -> tuple[Any, ...]:
-    """Values of the columns that never change, in front of ``changing`` for ``INSERT``."""
+    """Values of ``FIXED``."""
     return (
         seq,
         ns,

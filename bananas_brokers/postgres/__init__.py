@@ -1,0 +1,1 @@
+"""The PostgreSQL driver: ledger and transport in one database."""

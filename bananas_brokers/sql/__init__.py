@@ -1,0 +1,1 @@
+"""What the drivers of SQL databases have in common: rows, and decisions on loaded records."""
