@@ -8,15 +8,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from integration.servers import RedisServer, ServerMissing
+from integration.servers import PostgresServer, RedisServer, Server, ServerMissing
 
 PROCESSES: Final = 16
 """At once, for each broker. They hardly do anything but wait."""
 WITHIN: Final = 400.0
+SERVERS: Final[dict[str, Callable[[], Server]]] = {
+    "redis": lambda: RedisServer(appendonly=False),
+    # Of 16 processes each has some apps with a few connections open.
+    "postgres": lambda: PostgresServer(settings={"max_connections": "400"}),
+}
 
 
 def main() -> int:
@@ -25,12 +31,13 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bananas-suites-")))
         urls = {"sqlite": f"sqlite:///{folder}/jobs.db"}
-        try:
-            urls["redis"] = stack.enter_context(RedisServer(appendonly=False)).url
-        except ServerMissing as error:
-            if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
-                raise
-            print(f"redis is left out: {error}")
+        for name, make in SERVERS.items():
+            try:
+                urls[name] = stack.enter_context(make()).url
+            except ServerMissing as error:
+                if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
+                    raise
+                print(f"{name} is left out: {error}")
         running = {name: stack.enter_context(start(url)) for name, url in urls.items()}
         for name, process in running.items():
             try:

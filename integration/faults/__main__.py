@@ -1,6 +1,6 @@
-"""``python -m integration.faults [NAME…] [--broker sqlite|redis|valkey] [--level ci|full]
-[--seed N] [--json FILE]``. Without names: all that are made for the broker; without a broker: on
-SQLite, then on Redis."""
+"""``python -m integration.faults [NAME…] [--broker sqlite|redis|valkey|postgres]
+[--level ci|full] [--seed N] [--json FILE]``. Without names: all that are made for the broker;
+without a broker: on SQLite, then on Redis."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import platform
+import re
 import sqlite3
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from typing import Any, Final
 
 from integration.faults import brokers, limits, scenarios, unique, workflows
 from integration.faults.stage import LEVELS, Scenario, Stage
-from integration.servers import RedisServer, ServerMissing, ValkeyServer
+from integration.servers import PostgresServer, RedisServer, Server, ServerMissing, ValkeyServer
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.__name__: scenario
@@ -31,8 +32,17 @@ SCENARIOS: dict[str, Scenario] = {
 ON_SERVERS: Final = (*(scenario.__name__ for scenario in brokers.SCENARIOS), "chords")
 """Those that run on a server by default. Others that need nothing of a file run there too, by name:
 see ``integration/redis/test_workers.py``."""
-NAMES: Final = {"sqlite": "SQLite", "redis": "Redis", "valkey": "Valkey"}
-SERVERS: Final[dict[str, type[RedisServer]]] = {"redis": RedisServer, "valkey": ValkeyServer}
+NAMES: Final = {
+    "sqlite": "SQLite",
+    "redis": "Redis",
+    "valkey": "Valkey",
+    "postgres": "PostgreSQL",
+}
+SERVERS: Final[dict[str, type[Server]]] = {
+    "redis": RedisServer,
+    "valkey": ValkeyServer,
+    "postgres": PostgresServer,
+}
 
 
 def main() -> int:
@@ -102,7 +112,16 @@ def version(broker: str) -> str:
         return sqlite3.sqlite_version
     command = [SERVERS[broker].find_binary(), "--version"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return said.partition("v=")[2].split()[0]
+    found = re.search(r"\d+\.[\d.]+", said)
+    assert found is not None, said
+    return found[0]
+
+
+def make_server(broker: str) -> Server:
+    """One that confirms a write once it is on disk."""
+    if broker == "postgres":
+        return PostgresServer(fsync=True)
+    return (ValkeyServer if broker == "valkey" else RedisServer)(appendfsync="always")
 
 
 def run(name: str, level: str, seed: int, broker: str = "sqlite") -> dict[str, Any]:
@@ -112,7 +131,7 @@ def run(name: str, level: str, seed: int, broker: str = "sqlite") -> dict[str, A
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"bananas-{name}-"))
         server = None
         if broker in SERVERS:
-            server = stack.enter_context(SERVERS[broker](appendfsync="always"))
+            server = stack.enter_context(make_server(broker))
         stage = Stage(Path(folder), LEVELS[level], seed, server)
         error = None
         try:

@@ -16,6 +16,7 @@ from bananas_core.errors import TransportUnavailable
 from integration.faults.inject import Kill, kill_children
 from integration.faults.oracle import Run
 from integration.faults.stage import IN_FLIGHT, SLOTS, Scenario, Stage
+from integration.servers import RedisServer, Server
 
 PROCESSES: Final = 4
 BACK_WITHIN: Final = 15.0
@@ -148,8 +149,7 @@ async def drain_all(stage: Stage) -> None:
             jobs=count,
             submitted_s=round(submitted, 1),
             seconds=round(took, 1),
-            server_mib_at_end=_mib(stage.server.info("memory")["used_memory"]),
-            server_mib_at_most=_mib(stage.server.info("memory")["used_memory_peak"]),
+            **_held(stage.server),
         )
         verdict = await stage.judged(app.backend)
         stage.figures["judged_s"] = round(time.monotonic() - begun - took, 1)
@@ -201,8 +201,15 @@ async def _all_started(stage: Stage, ids: set[str], seconds: float = 30.0) -> No
         await asyncio.sleep(0.1)
 
 
-def _mib(value: str) -> int:
-    return round(int(value) / (1 << 20))
+def _held(server: Server) -> dict[str, object]:
+    """MiB of a server that keeps everything in memory."""
+    if not isinstance(server, RedisServer):
+        return {}
+    memory = server.info("memory")
+    return {
+        "server_mib_at_end": round(int(memory["used_memory"]) / (1 << 20)),
+        "server_mib_at_most": round(int(memory["used_memory_peak"]) / (1 << 20)),
+    }
 
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (broker_kills, kill_worker, drain_all)

@@ -20,7 +20,7 @@ from bananas_core.results import ResultBackend
 from integration.faults.inject import Deadline
 from integration.faults.oracle import Oracle, Verdict
 from integration.faults.workers import WorkerGroup
-from integration.servers import RedisServer
+from integration.servers import Server
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,9 +109,7 @@ LEVELS: Final = {
 class Stage:
     """What one scenario works with. ``server``: the broker; without one, it is a SQLite file."""
 
-    def __init__(
-        self, folder: Path, level: Level, seed: int, server: RedisServer | None = None
-    ) -> None:
+    def __init__(self, folder: Path, level: Level, seed: int, server: Server | None = None) -> None:
         self.folder = folder
         self.level = level
         self.rng = random.Random(seed)
@@ -123,7 +121,7 @@ class Stage:
         self.figures: dict[str, object] = {}
 
     @property
-    def server(self) -> RedisServer:
+    def server(self) -> Server:
         """The broker, for scenarios that need one."""
         assert self._server is not None, "this scenario needs a server"
         return self._server
