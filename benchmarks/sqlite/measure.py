@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.table import Table
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,11 +71,19 @@ def _cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def sample(module: str, what: str, jobs: int) -> Sample:
-    """Run ``python -m module what jobs`` in a new folder and process; it prints a Sample."""
-    with tempfile.TemporaryDirectory(prefix="bananas-bench-") as folder:
+Place = Callable[[], AbstractContextManager[str]]
+"""Makes somewhere empty: a folder, or a database by its URL."""
+
+
+def new_folder() -> AbstractContextManager[str]:
+    return tempfile.TemporaryDirectory(prefix="bananas-bench-")
+
+
+def sample(module: str, what: str, jobs: int, place: Place = new_folder) -> Sample:
+    """Run ``python -m module what jobs place`` in a new process; it prints a Sample."""
+    with place() as where:
         done = subprocess.run(
-            [sys.executable, "-m", module, what, str(jobs), folder],
+            [sys.executable, "-m", module, what, str(jobs), where],
             check=True,
             capture_output=True,
             text=True,
@@ -89,12 +98,14 @@ def report(jobs: int, watch: Stopwatch) -> None:
     print(json.dumps({"jobs": jobs, "seconds": watch.seconds, "cpu": watch.cpu}))
 
 
-def compare(what: str, jobs: int, rounds: int, subjects: dict[str, str]) -> list[Summary]:
+def compare(
+    what: str, jobs: int, rounds: int, subjects: dict[str, str], place: Place = new_folder
+) -> list[Summary]:
     """Interleave the subjects; the first one is the limit line that ratios refer to."""
     samples: dict[str, list[Sample]] = {name: [] for name in subjects}
     for _ in range(rounds):
         for name, module in subjects.items():
-            samples[name].append(sample(module, what, jobs))
+            samples[name].append(sample(module, what, jobs, place))
     limit = next(iter(subjects))
     return [_summary(name, found, samples[limit]) for name, found in samples.items()]
 
@@ -110,6 +121,22 @@ def _summary(name: str, found: list[Sample], limit: list[Sample]) -> Summary:
         cpu_us=statistics.median(s.cpu_us for s in found),
         ratio=None if found is limit else statistics.median(pairs),
     )
+
+
+def table(title: str, rows: list[Summary], target: float) -> Table:
+    """For reading. ``target``: of the last line's ratio."""
+    table = Table(title=f"{title} (target ≥ {target:.0%} of the first line)")
+    for column in ("subject", "jobs/s", "range", "CPU µs/job", "ratio"):
+        table.add_column(column, justify="left" if column == "subject" else "right")
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.rate:,.0f}",
+            f"{row.low:,.0f}-{row.high:,.0f}",
+            f"{row.cpu_us:.1f}",
+            "" if row.ratio is None else f"{row.ratio:.2f}",
+        )
+    return table
 
 
 def _environment() -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Bananas on SQLite with its defaults: bulk submit, and one worker process with results."""
+"""Bananas with its defaults: bulk submit, and one worker process with results. By default on SQLite
+in a folder."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from benchmarks.sqlite.measure import Stopwatch, report, timed
 CONCURRENCY = 100
 
 
-def make_app(folder: str) -> Bananas:
-    app = Bananas(f"sqlite:///{Path(folder) / 'ours.db'}")
+def make_app(url: str) -> Bananas:
+    app = Bananas(url)
 
     @app.task(name="benchmarks.noop")
     async def noop(number: int) -> int:
@@ -46,8 +47,8 @@ async def drain(app: Bananas, jobs: int) -> None:
     await run
 
 
-async def measure(what: str, jobs: int, folder: str) -> Stopwatch:
-    app = make_app(folder)
+async def measure(what: str, jobs: int, url: str) -> Stopwatch:
+    app = make_app(url)
     async with app:
         gc.freeze()
         if what == "submit":
@@ -60,12 +61,16 @@ async def measure(what: str, jobs: int, folder: str) -> Stopwatch:
     return watch
 
 
-if __name__ == "__main__":
-    count = int(sys.argv[2])
+def main(what: str, jobs: int, url: str) -> None:
+    """Measure one of ``submit`` and ``drain``, and print it."""
     try:
         import uvloop
     except ImportError:
-        done = asyncio.run(measure(sys.argv[1], count, sys.argv[3]))
+        done = asyncio.run(measure(what, jobs, url))
     else:
-        done = uvloop.run(measure(sys.argv[1], count, sys.argv[3]))
-    report(count, done)
+        done = uvloop.run(measure(what, jobs, url))
+    report(jobs, done)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), f"sqlite:///{Path(sys.argv[3]) / 'ours.db'}")

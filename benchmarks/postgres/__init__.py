@@ -1,0 +1,1 @@
+"""Bananas on PostgreSQL and the plain asyncpg loop that limits it."""
