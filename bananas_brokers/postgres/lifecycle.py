@@ -44,7 +44,7 @@ from bananas_core.job import (
 _detail = msgspec.msgpack.Decoder(Detail).decode
 _EXISTING: Final = (
     "SELECT id, gen, state = 2 AND guard_at IS NOT NULL AS send FROM {schema}.jobs "
-    "WHERE ns = $1::int AND id = ANY($2::text[])"
+    "WHERE ns + 0 = $1::int AND id = ANY($2::text[])"
 )
 
 

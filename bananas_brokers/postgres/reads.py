@@ -14,8 +14,8 @@ from bananas_core.errors import ResultBackendError
 from bananas_core.job import Count, Job, Page, Query, Session, SessionRecord
 
 _FROM: Final = f"SELECT {rows.COLUMNS}, jobs.message FROM {{schema}}.jobs"
-GET: Final = f"{_FROM} WHERE ns = $1::int AND id = ANY($2::text[])"
-ENDED: Final = f"{GET} AND state >= 4"
+GET: Final = f"{_FROM} WHERE ns + 0 = $1::int AND id = ANY($2::text[])"
+ENDED: Final = f"{GET} AND state + 0 >= 4"
 _GROUPS: Final = {"state", "name", "routing_key", "worker", "priority", "workflow"}
 
 _session = msgspec.msgpack.Decoder(Session)

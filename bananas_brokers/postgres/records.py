@@ -15,12 +15,13 @@ from bananas_core.job import Event, Job, Ready
 
 _LOADED: Final = (
     "WITH found AS MATERIALIZED ("
-    "SELECT {columns} FROM {schema}.jobs WHERE ns = $1::int AND {where}) "
+    "SELECT {columns} FROM {schema}.jobs WHERE {where}) "
     "SELECT coalesce($2::float8, extract(epoch FROM clock_timestamp())::float8) AS now, "
     "(SELECT nextval('{schema}.ord')) AS block, found.* "
     "FROM (VALUES (1)) AS one LEFT JOIN found ON true"
 )
-_BY_ID: Final = "id = ANY($3::text[]) ORDER BY id"
+_NS: Final = "ns = $1::int AND "
+_BY_ID: Final = "ns + 0 = $1::int AND id = ANY($3::text[]) ORDER BY id"
 _VERSION: Final = ", jobs.xmin::text AS version"
 
 
@@ -47,9 +48,20 @@ class Records(Work):
     async def load(self, ids: Sequence[str], *, whole: bool = False, lock: bool = True) -> None:
         """Read the records of ``ids``; with their messages if ``whole``. Without a ``lock``,
         ``flush`` finds out whether they are still as they were."""
-        await self.find(_BY_ID, list(ids), whole=whole, lock=lock)
+        await self._find(_BY_ID, list(ids), whole=whole, lock=lock)
 
     async def find(
+        self,
+        where: str,
+        *values: Any,
+        whole: bool = False,
+        skip: bool = False,
+    ) -> list[Job]:
+        """Read the records that a condition on ``jobs`` selects. Its values begin at ``$3``.
+        ``skip`` those that others have locked."""
+        return await self._find(_NS + where, *values, whole=whole, skip=skip)
+
+    async def _find(
         self,
         where: str,
         *values: Any,
@@ -57,8 +69,6 @@ class Records(Work):
         lock: bool = True,
         skip: bool = False,
     ) -> list[Job]:
-        """Read the records that a condition on ``jobs`` selects. Its values begin at ``$3``.
-        ``skip`` those that others have locked."""
         columns = rows.COLUMNS + (", jobs.message" if whole else "") + ("" if lock else _VERSION)
         if lock:
             where += " FOR UPDATE SKIP LOCKED" if skip else " FOR UPDATE"
@@ -82,7 +92,8 @@ class Records(Work):
         found = []
         if ids:
             found = await self.tx.query(
-                "SELECT id, message FROM {schema}.jobs WHERE ns = $1::int AND id = ANY($2::text[])",
+                "SELECT id, message FROM {schema}.jobs "
+                "WHERE ns + 0 = $1::int AND id = ANY($2::text[])",
                 self.ns,
                 ids,
             )

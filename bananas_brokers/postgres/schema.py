@@ -46,6 +46,8 @@ CREATE TABLE {schema}.namespaces (
     # `rank` and `due_at` only serve indexes. The message is written once: PostgreSQL keeps it apart
     # if it is long, and does not copy it when the rest changes. `detail` is what only some records
     # have; with `claimed_at` the last entry of the timeline is said by the columns instead.
+    # Statements that name records say `ns + 0` and `state + 0`: so no index but the primary key can
+    # serve them. Planned while the table was empty, they would walk through all that there is.
     f"""
 CREATE TABLE {{schema}}.jobs (
     ns int NOT NULL,
@@ -84,7 +86,7 @@ CREATE TABLE {{schema}}.jobs (
     detail bytea,
     result bytea,
     message bytea NOT NULL,
-    PRIMARY KEY (ns, id)
+    PRIMARY KEY (id, ns)
 ) WITH ({_BUSY})""",
     "CREATE INDEX jobs_created ON {schema}.jobs (ns, created_at, id)",
     "CREATE INDEX jobs_pending ON {schema}.jobs (ns, routing_key, rank, ord) WHERE state = 2",

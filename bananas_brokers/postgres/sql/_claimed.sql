@@ -5,7 +5,7 @@ claimed AS (
         -- Rises for ever, also when the server forgot its last moments, or the record was deleted.
         fence = greatest(j.fence + 1, (now * 1000000)::bigint)
     FROM clock, chosen
-    WHERE j.ns = $1::int AND j.id = ANY(ARRAY(SELECT id FROM chosen)) AND j.id = chosen.id
+    WHERE j.ns + 0 = $1::int AND j.id = ANY(ARRAY(SELECT id FROM chosen)) AND j.id = chosen.id
     RETURNING chosen.spot, j.id, j.fence, j.gen, j.name, j.routing_key, j.priority, j.failures,
         j.deaths, j.max_attempts, j.created_at, now AS at, j.detail, j.message, j.workflow
 ), noted AS (

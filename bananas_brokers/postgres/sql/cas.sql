@@ -6,8 +6,9 @@ WITH {_clock}, wish AS MATERIALIZED (
     SELECT * FROM unnest($3::text[], $4::bigint[], $5::bytea[], $6::float8[])
         AS w (key, version, value, ttl)
 ), found AS MATERIALIZED (
-    SELECT d.key, d.version, d.value, d.expires_at IS NULL OR d.expires_at > now AS lives
-    FROM clock, {schema}.docs AS d WHERE d.ns = $1::int AND d.key = ANY($3::text[])
+    SELECT d.key, d.version, d.value,
+        d.expires_at IS NULL OR d.expires_at > (SELECT now FROM clock) AS lives
+    FROM {schema}.docs AS d WHERE d.ns = $1::int AND d.key = ANY($3::text[])
     ORDER BY d.key
     FOR UPDATE OF d
 ), judged AS MATERIALIZED (
@@ -23,15 +24,16 @@ WITH {_clock}, wish AS MATERIALIZED (
         AND j.fits AND j.there AND j.value IS NULL
 ), changed AS (
     UPDATE {schema}.docs AS d
-    SET value = j.value, version = nextval('{schema}.version'), expires_at = now + j.ttl
-    FROM clock, judged AS j
+    SET value = j.value, version = nextval('{schema}.version'),
+        expires_at = (SELECT now FROM clock) + j.ttl
+    FROM judged AS j
     WHERE d.ns = $1::int AND d.key = ANY($3::text[]) AND d.key = j.key
         AND j.fits AND j.there AND j.value IS NOT NULL
     RETURNING d.key, d.version
 ), added AS (
     INSERT INTO {schema}.docs (ns, key, value, version, expires_at)
-    SELECT $1::int, j.key, j.value, nextval('{schema}.version'), now + j.ttl
-    FROM clock, judged AS j
+    SELECT $1::int, j.key, j.value, nextval('{schema}.version'), (SELECT now FROM clock) + j.ttl
+    FROM judged AS j
     WHERE j.fits AND NOT j.there AND j.value IS NOT NULL
     ORDER BY j.key
     ON CONFLICT (ns, key) DO NOTHING

@@ -4,8 +4,8 @@
 WITH {_clock}, mine AS MATERIALIZED (
     SELECT j.id, o.ran, o.result
     FROM unnest($4::text[], $5::bigint[], $6::float8[], $7::bytea[]) AS o (id, fence, ran, result)
-    JOIN {schema}.jobs AS j ON j.ns = $1::int AND j.id = ANY($4::text[]) AND j.id = o.id
-    WHERE j.state = 3 AND j.fence = o.fence AND j.detail IS NULL AND j.claimed_at IS NOT NULL
+    JOIN {schema}.jobs AS j ON j.ns + 0 = $1::int AND j.id = ANY($4::text[]) AND j.id = o.id
+    WHERE j.state + 0 = 3 AND j.fence = o.fence AND j.detail IS NULL AND j.claimed_at IS NOT NULL
     ORDER BY j.id
     FOR UPDATE OF j
 ), done AS (
@@ -20,7 +20,7 @@ WITH {_clock}, mine AS MATERIALIZED (
         due_at = CASE WHEN j.workflow IS NULL AND j.unique_key IS NULL THEN NULL
             ELSE now + $3::float8 END
     FROM clock, mine
-    WHERE j.ns = $1::int AND j.id = ANY(ARRAY(SELECT id FROM mine)) AND j.id = mine.id
+    WHERE j.ns + 0 = $1::int AND j.id = ANY(ARRAY(SELECT id FROM mine)) AND j.id = mine.id
     RETURNING j.id, j.name, j.routing_key, j.priority, j.gen, j.fence, j.workflow, now AS at,
         j.failures + j.deaths + 1 AS attempt, j.guard_at IS NOT NULL AS followed
 ), noted AS (

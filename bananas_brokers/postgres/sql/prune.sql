@@ -14,13 +14,13 @@ WITH {_clock}, seen AS MATERIALIZED (
     WHERE s.keep_until <= now AND s.guard_at IS NULL AND (s.workflow IS NULL OR coalesce((
         SELECT w.state >= 4 AND w.guard_at IS NULL AND w.keep_until <= now
             AND w.finished_at <= ($9::float8[])[w.state - 3]
-        FROM {schema}.jobs AS w WHERE w.ns = $1::int AND w.id = s.workflow
+        FROM {schema}.jobs AS w WHERE w.ns + 0 = $1::int AND w.id = s.workflow
     ), true))
     ORDER BY s.finished_at, s.id
     LIMIT $8::int
 ), gone AS (
     DELETE FROM {schema}.jobs AS j
-    WHERE j.ns = $1::int AND j.id = ANY(ARRAY(SELECT id FROM chosen)) AND j.state = $3::smallint
+    WHERE j.ns + 0 = $1::int AND j.id = ANY(ARRAY(SELECT id FROM chosen)) AND j.state = $3::smallint
     RETURNING j.id
 ), bare AS (
     DELETE FROM {schema}.docs WHERE ns = $1::int AND key = ANY(ARRAY(

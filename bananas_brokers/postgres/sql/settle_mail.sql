@@ -3,7 +3,7 @@
 WITH {_clock}, mine AS MATERIALIZED (
     SELECT m.ord FROM clock, unnest($3::bigint[], $4::bigint[]) AS t (ord, lease)
     JOIN {schema}.messages AS m ON m.ord = ANY($3::bigint[]) AND m.ord = t.ord
-    WHERE m.ns = $1::int AND m.lease = t.lease AND m.leased_until > now
+    WHERE m.ns + 0 = $1::int AND m.lease = t.lease AND m.leased_until > now
     ORDER BY m.ord
     FOR UPDATE OF m
 ), acked AS (

@@ -18,7 +18,7 @@ WITH wish AS MATERIALIZED (
     )
 ), mine AS MATERIALIZED (
     SELECT j.id FROM wish
-    JOIN {schema}.jobs AS j ON j.ns = $1::int AND j.id = ANY($2::text[]) AND j.id = wish.id
+    JOIN {schema}.jobs AS j ON j.ns + 0 = $1::int AND j.id = ANY($2::text[]) AND j.id = wish.id
     WHERE wish.version IS NULL OR wish.version = j.xmin::text
     ORDER BY j.id
     FOR UPDATE OF j
@@ -34,7 +34,7 @@ WITH wish AS MATERIALIZED (
         claimed_at = u.claimed_at, result = u.result,
         message = coalesce(u.message, j.message)
     FROM verdict, wish AS u
-    WHERE verdict.fine AND j.ns = $1::int AND j.id = ANY($2::text[]) AND j.id = u.id
+    WHERE verdict.fine AND j.ns + 0 = $1::int AND j.id = ANY($2::text[]) AND j.id = u.id
 ), noted AS (
     INSERT INTO {schema}.events (ns, at, olds, news, ids, names, queues, attempts, fences, workflows)
     SELECT $1::int, $28::float8, $29::smallint[], $30::smallint[], $31::text[], $32::text[], $33::text[],
