@@ -21,6 +21,7 @@ from bananas_brokers.postgres.tx import after_commit, fetch_on, translated
 from bananas_brokers.sql import decide
 from bananas_brokers.sql.rows import Detail
 from bananas_core import state
+from bananas_core.alike import Alike
 from bananas_core.errors import ConfigurationError
 from bananas_core.job import (
     Claim,
@@ -57,17 +58,12 @@ async def put(store: Store, jobs: Sequence[JobPut], settled: Sequence[Settled]) 
             return await put_in(store, tx, jobs)
 
         answers = await store.transact(both)
-    elif len(jobs) <= BLOCK and all(map(_at_once, jobs)):
-        made = await store.run("put", *_plain(store, jobs, _guard(store)))
-        answers = await _answered(store, None, jobs, made)
+    elif len(jobs) <= BLOCK and (said := _plain(store, jobs, _guard(store))) is not None:
+        answers = await _answered(store, None, jobs, await store.run(*said))
     else:
         answers = await store.transact(lambda tx: put_in(store, tx, jobs))
-    waking = {
-        f"q{wish.routing_key}"
-        for wish, answer in zip(jobs, answers, strict=True)
-        if answer.kind is PutKind.CREATED
-    }
-    store.database.bell.tell(waking)
+    if any(answer.kind is PutKind.CREATED for answer in answers):
+        store.database.bell.tell(_queues(jobs))
     return answers
 
 
@@ -90,7 +86,7 @@ async def put_for(
 
     answers = await translated(work())
     loop, bell = asyncio.get_running_loop(), store.database.bell
-    waking = {f"q{job.routing_key}" for job in jobs}
+    waking = _queues(jobs)
 
     def tell() -> None:
         try:
@@ -109,10 +105,10 @@ async def put_in(
     answers: list[PutAnswer] = []
     for start in range(0, len(jobs), BLOCK):
         part = jobs[start : start + BLOCK]
-        if all(map(_at_once, part)):
-            guard = hold if hold is not None and store.guard else _guard(store)
-            made = await tx.run("put", *_plain(store, part, guard))
-            answers += await _answered(store, tx, part, made)
+        guard = hold if hold is not None and store.guard else _guard(store)
+        said = _plain(store, part, guard)
+        if said is not None:
+            answers += await _answered(store, tx, part, await tx.run(*said))
             continue
         records = store.records(tx)
         await records.load([job.id for job in part])
@@ -273,8 +269,20 @@ def _at_once(wish: JobPut) -> bool:
     )
 
 
-def _plain(store: Store, jobs: Sequence[JobPut], guard: float | None) -> tuple[Any, ...]:
+def _plain(store: Store, jobs: Sequence[JobPut], guard: float | None) -> tuple[Any, ...] | None:
+    """The statement that creates them, and its values; None if ``state.py`` is needed for one."""
+    if isinstance(jobs, Alike):
+        like = jobs.like
+        if not _at_once(like):
+            return None
+        same = (like.name, like.routing_key, like.priority, like.max_attempts)
+        ids, messages = list(jobs.ids), list(jobs.messages)
+        rest = (like.workflow, like.unique, ids, messages)
+        return ("put_alike", store.ns, store.now(), guard, *same, *rest)
+    if not all(map(_at_once, jobs)):
+        return None
     return (
+        "put",
         store.ns,
         store.now(),
         guard,
@@ -289,27 +297,35 @@ def _plain(store: Store, jobs: Sequence[JobPut], guard: float | None) -> tuple[A
     )
 
 
+def _queues(jobs: Sequence[JobPut]) -> set[str]:
+    """Topics of whoever receives them."""
+    if isinstance(jobs, Alike):
+        return {f"q{jobs.like.routing_key}"}
+    return {f"q{job.routing_key}" for job in jobs}
+
+
 async def _answered(
     store: Store, tx: Tx | None, jobs: Sequence[JobPut], made: Rows
 ) -> list[PutAnswer]:
     """Of those that were not new, the record tells."""
-    new = {row["id"] for row in made}
-    known: dict[str, Any] = {}
-    if len(new) < len(jobs):
-        ids = [job.id for job in jobs]
-        if tx is not None:
-            rows = await tx.query(_EXISTING, store.ns, ids)
-        else:
-            rows = await store.transact(lambda tx: tx.query(_EXISTING, store.ns, ids))
-        known = {row["id"]: row for row in rows}
+    send, created = store.guard, made[0]["ids"]
+    ids = jobs.ids if isinstance(jobs, Alike) else [job.id for job in jobs]
+    if created is None:
+        return [PutAnswer(kind=PutKind.CREATED, id=job_id, send=send) for job_id in ids]
+    if tx is not None:
+        rows = await tx.query(_EXISTING, store.ns, list(ids))
+    else:
+        rows = await store.transact(lambda tx: tx.query(_EXISTING, store.ns, list(ids)))
+    known = {row["id"]: row for row in rows}
+    new = set(created)
     answers = []
-    for job in jobs:
-        if job.id in new:
-            new.discard(job.id)
-            answers.append(PutAnswer(kind=PutKind.CREATED, id=job.id, send=store.guard))
+    for job_id in ids:
+        if job_id in new:
+            new.discard(job_id)
+            answers.append(PutAnswer(kind=PutKind.CREATED, id=job_id, send=send))
             continue
-        row = known.get(job.id, {"gen": 1, "send": False})
-        answers.append(PutAnswer(kind=PutKind.EXISTS, id=job.id, gen=row["gen"], send=row["send"]))
+        row = known.get(job_id, {"gen": 1, "send": False})
+        answers.append(PutAnswer(kind=PutKind.EXISTS, id=job_id, gen=row["gen"], send=row["send"]))
     return answers
 
 
