@@ -37,3 +37,10 @@ def test_jobs_that_outlive_an_outage_do_not_hide_full_concurrency() -> None:
     outliving = runs(1, 9.98, SLOTS)
     assert full_after([*outliving, *runs(1, 11.0, SLOTS)], 10.0, []) == 1.0
     assert full_after([*runs(1, 9.98, SLOTS), *runs(1, 11.0, 1)], 10.0, []) is None
+
+
+def test_where_none_lived_on_their_successors_count() -> None:
+    """A long outage, in which all workers were killed."""
+    before, kills = [*runs(1, 0.0, 3), *runs(2, 0.0, 3)], [Kill(1, 8.0), Kill(2, 11.0)]
+    assert full_after([*before, *runs(3, 12.0, 1), *runs(4, 14.0, SLOTS)], 10.0, kills) == 4.0
+    assert full_after([*before, *runs(3, 12.0, SLOTS - 1)], 10.0, kills) is None

@@ -24,13 +24,17 @@ from typing import Any, Literal
 
 import msgspec
 from render_bench import benchmarks
+from render_postgres import postgres
 from render_redis import redis_memory
 from render_workflows import workflows
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 CORE = ROOT / "bananas_core"
-FAULTS = [ROOT / "docs" / "data" / name for name in ("faults.json", "faults-redis.json")]
+FAULTS = [
+    ROOT / "docs" / "data" / name
+    for name in ("faults.json", "faults-redis.json", "faults-postgres.json")
+]
 NOTE = "<!-- Rendered by scripts/render_docs.py from {}; don't edit this page. -->\n\n"
 PROMISE = re.compile(r"^([A-Z]\d+)\. ", re.MULTILINE)
 
@@ -408,6 +412,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli,
     "../explanation/benchmarks.md": benchmarks,
     "../explanation/workflows.md": workflows,
+    "../how-to/postgres.md": postgres,
     "../how-to/redis.md": redis_memory,
 }
 

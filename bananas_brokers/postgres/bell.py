@@ -123,7 +123,8 @@ class Bell:
             try:
                 connection = await self._database.connection()
                 connection.add_termination_listener(lambda _, lost=lost: lost.set())
-                await connection.add_listener(self.channel, self._heard)
+                async with asyncio.timeout(_CHECK):
+                    await connection.add_listener(self.channel, self._heard)
                 self.listening = True
                 self.ring_all()  # what happened before is unknown
                 while not lost.is_set() and idle < _LINGER:

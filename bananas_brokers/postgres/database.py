@@ -174,14 +174,15 @@ class Database:
         plain = self.facts.pooled or not self._known
         connection = await connect(self.settings, plain=plain)
         try:
-            if not self._known:
-                self.facts = await look(connection, self.settings)
-                self._known = True
-                if not self.facts.pooled:  # made without what a direct one can do
-                    await connection.close(timeout=1.0)
-                    connection = await connect(self.settings, plain=False)
-            if not self.facts.pooled:
-                await connection.execute(session_settings(self.settings, self.facts))
+            async with asyncio.timeout(self.settings.timeout):
+                if not self._known:
+                    self.facts = await look(connection, self.settings)
+                    self._known = True
+                    if not self.facts.pooled:  # made without what a direct one can do
+                        await connection.close(timeout=1.0)
+                        connection = await connect(self.settings, plain=False)
+                if not self.facts.pooled:
+                    await connection.execute(session_settings(self.settings, self.facts))
         except BaseException:
             connection.terminate()
             raise

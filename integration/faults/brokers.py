@@ -75,24 +75,31 @@ async def broker_kills(stage: Stage) -> None:
 
 def full_after(runs: Sequence[Run], back: float, kills: Sequence[Kill]) -> float | None:
     """Seconds from ``back`` until each process that ran jobs before, and was not killed meanwhile,
-    has run as many at once as it may; None if one never did. Only jobs that started since count:
+    has run as many at once as it may; None if one never did. If none of them lived on, as in a long
+    outage, the first to do so of those that came after them. Only jobs that started since count:
     what was running at ``back`` says nothing of what is fetched again, and its ends would be
     missed by a count that had not seen the starts."""
     dead = {kill.pid: kill.at for kill in kills}
     waiting = {run.pid for run in runs if run.at < back and dead.get(run.pid, back) >= back}
     running: defaultdict[int, set[tuple[str, int]]] = defaultdict(set)
     last: float | None = None
+    first: float | None = None
     for run in sorted((run for run in runs if run.at >= back), key=lambda run: run.at):
         started = running[run.pid]
         if run.what == "start":
             started.add((run.id, run.attempt))
         else:
             started.discard((run.id, run.attempt))
-        if len(started) >= SLOTS and run.pid in waiting:
+        if len(started) < SLOTS:
+            continue
+        first = run.at - back if first is None else first
+        if run.pid in waiting:
             waiting.remove(run.pid)
             last = run.at - back
     late = [pid for pid in waiting if dead.get(pid, inf) > back + BACK_WITHIN]
-    return None if late else last
+    if late:
+        return None
+    return first if last is None else last
 
 
 async def kill_worker(stage: Stage) -> None:
