@@ -20,10 +20,11 @@ from bananas_core.clock import Clock, SystemClock
 from bananas_core.due import DueLoop, PauseWatch
 from bananas_core.errors import ConfigurationError, ResultBackendError
 from bananas_core.fetch import Fetcher
+from bananas_core.held import ClaimKey
 from bananas_core.job import Claim, Outcome, OutcomeKind, RenewAnswer, Retention, Session
 from bananas_core.message import DEFAULT_LIMITS
 from bananas_core.pair import Pair
-from bananas_core.renew import SAFE_AGE, ClaimKey, Keeper
+from bananas_core.renew import SAFE_AGE, Keeper
 from bananas_core.report import Reporter
 from bananas_core.running import Executor, Isolation
 from bananas_core.settle import Sender, Settler
