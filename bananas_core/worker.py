@@ -326,7 +326,8 @@ class Worker:
         learn(self._admission.time, claims)
         self._keeper.hold(claims)
         self._backlog.push(claims, self.clock.monotonic())
-        self._fill()
+        # After the next receive was sent, so that it is answered while these run.
+        asyncio.get_running_loop().call_soon(self._fill)
 
     def _fill(self) -> None:
         """Start what has a free slot; nothing while our claims may have lapsed. Who waited for its
