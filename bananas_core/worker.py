@@ -323,11 +323,15 @@ class Worker:
             for claim in claims:
                 self._hand_back(claim)
             return
-        # Later: the next receive is sent first, and is answered while these run.
-        asyncio.get_running_loop().call_soon(self._fill)
+        few = 2 * len(claims) <= self.options.concurrency
+        if not few:
+            # Later: the next receive is sent first, and is answered while these run.
+            asyncio.get_running_loop().call_soon(self._fill)
         learn(self._admission.time, claims)
         self._keeper.hold(claims)
         self._backlog.push(claims, self.clock.monotonic())
+        if few:
+            self._fill()
 
     def _fill(self) -> None:
         """Start what has a free slot; nothing while our claims may have lapsed. Who waited for its
