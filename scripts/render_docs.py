@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import msgspec
 from render_bench import benchmarks
-from render_redis import redis_memory
+from render_redis import redis_memory, redis_stages
 from render_workflows import workflows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -408,6 +408,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli,
     "../explanation/benchmarks.md": benchmarks,
     "../explanation/workflows.md": workflows,
+    "../explanation/where-the-time-goes.md": redis_stages,
     "../how-to/redis.md": redis_memory,
 }
 
