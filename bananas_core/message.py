@@ -235,6 +235,8 @@ def encode_payload(arguments: object, *, max_bytes: int = 8 << 20) -> bytes:
 
 def encode_if_simple(arguments: object) -> bytes | None:
     """The same JSON as ``encode_payload`` if nothing about it needs a closer look, else None."""
+    if arguments is None:
+        return b"null"
     try:
         raw = _encoder.encode(arguments)
     except (TypeError, OverflowError, ValueError, RecursionError):

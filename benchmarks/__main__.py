@@ -31,7 +31,7 @@ from rich.progress import (
 )
 
 from benchmarks.environments import PEERS, ROOT, CannotInstall, Subject, our_subjects, peer
-from benchmarks.lab import Lab
+from benchmarks.lab import Lab, processor
 from benchmarks.plan import FULL, QUICK, Profile, Step, steps
 from benchmarks.report import Report, Sample, place, summarise
 from benchmarks.tables import tables
@@ -184,15 +184,6 @@ def describe(profile: Profile, server: RedisServer, fsync: str, seconds: float) 
             "peers": profile.peer_jobs,
         },
     }
-
-
-def processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2] for line in text.splitlines() if line.startswith("model name")]
-    return names[0].strip() if names else platform.processor()
 
 
 def described(subject: Subject) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import tempfile
@@ -28,6 +29,16 @@ POLL: Final = 0.005
 BOOT: Final = 30.0
 """Seconds that a worker has until its first job starts."""
 PRODUCER_SECONDS: Final = 90.0
+
+
+def processor() -> str:
+    """What this machine runs on."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2] for line in text.splitlines() if line.startswith("model name")]
+    return names[0].strip() if names else platform.processor()
 
 
 class SubjectFailed(RuntimeError):

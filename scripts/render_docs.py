@@ -25,7 +25,7 @@ from typing import Any, Literal
 import msgspec
 from render_bench import benchmarks
 from render_postgres import postgres
-from render_redis import redis_memory
+from render_redis import redis_memory, redis_stages
 from render_workflows import workflows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -412,6 +412,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli,
     "../explanation/benchmarks.md": benchmarks,
     "../explanation/workflows.md": workflows,
+    "../explanation/where-the-time-goes.md": redis_stages,
     "../how-to/postgres.md": postgres,
     "../how-to/redis.md": redis_memory,
 }

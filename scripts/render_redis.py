@@ -1,4 +1,5 @@
-"""The figures of docs/how-to/redis.md, from the JSON of ``benchmarks.redis_memory``."""
+"""The figures of docs/how-to/redis.md and docs/explanation/where-the-time-goes.md, from the JSON of
+``benchmarks.redis_memory`` and ``benchmarks.redis_stages``."""
 
 from __future__ import annotations
 
@@ -12,17 +13,40 @@ from render_bench import BEGIN, END
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "docs" / "how-to" / "redis.md"
 DATA: Final = ROOT / "docs" / "data" / "redis-memory.json"
+STAGES_PAGE: Final = ROOT / "docs" / "explanation" / "where-the-time-goes.md"
+STAGES: Final = ROOT / "docs" / "data" / "redis-stages.json"
 
 
 def redis_memory() -> str:
     """The page with its figures replaced by those of the JSON."""
-    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
+    return _with(PAGE, memory(json.loads(DATA.read_text("utf-8"))))
+
+
+def redis_stages() -> str:
+    """The page with its figures replaced by those of the JSON."""
+    return _with(STAGES_PAGE, stages(json.loads(STAGES.read_text("utf-8"))))
+
+
+def _with(page: Path, lines: Iterator[str]) -> str:
+    before, _, rest = page.read_text("utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    data = json.loads(DATA.read_text("utf-8"))
-    return before + BEGIN + "\n" + "\n".join(figures(data)) + "\n\n" + END + after
+    return before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + after
 
 
-def figures(data: dict[str, Any]) -> Iterator[str]:
+def stages(data: dict[str, Any]) -> Iterator[str]:
+    """A note on the run and its table."""
+    about = data["about"]
+    yield (
+        f"The least of {about['rounds']} rounds of {about['jobs']:,} jobs in batches of 100, "
+        f"Python {about['python']}, {about['cores']} cores, {about['processor']}.\n"
+    )
+    yield "| stage | µs a job |"
+    yield "|---|--:|"
+    for name, value in data["stages"].items():
+        yield f"| {name} | {value:.2f} |"
+
+
+def memory(data: dict[str, Any]) -> Iterator[str]:
     """A note on the run and its table."""
     about, rows = data["about"], data["rows"]
     yield (
