@@ -13,8 +13,8 @@ from bananas_brokers.sqlite.tx import Tx, job_topic, marks, padded, queue_topic
 from bananas_core.job import Job, Ready
 
 _ALL: Final = rows.FIXED + rows.CHANGING
-_INSERT: Final = f"INSERT INTO jobs ({', '.join(_ALL)}) VALUES ({', '.join('?' * len(_ALL))})"
-_UPDATE: Final = f"UPDATE jobs SET {' = ?, '.join(rows.CHANGING)} = ? WHERE seq = ?"
+INSERT: Final = f"INSERT INTO jobs ({', '.join(_ALL)}) VALUES ({', '.join('?' * len(_ALL))})"
+UPDATE: Final = f"UPDATE jobs SET {' = ?, '.join(rows.CHANGING)} = ? WHERE seq = ?"
 _SELECT: Final = f"SELECT {rows.COLUMNS} FROM jobs"
 _SELECT_WHOLE: Final = f"SELECT {rows.COLUMNS}, bodies.message FROM jobs JOIN bodies USING (seq)"
 _CHUNK: Final = 1000
@@ -76,7 +76,7 @@ class Records(Work):
         connection = self.tx.connection
         if self._changed:
             connection.executemany(
-                _UPDATE,
+                UPDATE,
                 [
                     (*rows.changing(self._jobs[i], self._where[i][1]), self._where[i][0])
                     for i in self._changed
@@ -103,7 +103,7 @@ class Records(Work):
             lines.append(rows.fixed(job, seq, ns) + rows.changing(job, order))
             bodies.append((seq, job.message))
             tags.extend((ns, tag, seq) for tag in set(job.tags))
-        connection.executemany(_INSERT, lines)
+        connection.executemany(INSERT, lines)
         connection.executemany("INSERT INTO bodies VALUES (?, ?)", bodies)
         if tags:
             connection.executemany("INSERT INTO tags VALUES (?, ?, ?)", tags)

@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from bananas_brokers.sqlite import rows, schema
+from bananas_brokers.sql import rows
+from bananas_brokers.sqlite import records, schema
 from benchmarks.sqlite.measure import report, timed
 from benchmarks.sqlite.workload import BATCH, CLAIM, MESSAGE
 
@@ -60,7 +61,7 @@ def submit(connection: sqlite3.Connection, jobs: int) -> None:
             for n in numbers
         ]
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(rows.INSERT, lines)
+        connection.executemany(records.INSERT, lines)
         connection.executemany("INSERT INTO bodies VALUES (?, ?)", [(n, MESSAGE) for n in numbers])
         _event(connection, now, len(lines))
         connection.execute("COMMIT")
@@ -79,11 +80,13 @@ def drain(connection: sqlite3.Connection) -> None:
             connection.execute("COMMIT")
             return
         seqs = [row[rows.SEQ] for row in found]
-        connection.executemany(rows.UPDATE, [_changed(seq, 3, now, None, CLAIMED) for seq in seqs])
+        connection.executemany(
+            records.UPDATE, [_changed(seq, 3, now, None, CLAIMED) for seq in seqs]
+        )
         _event(connection, now, len(found))
         connection.execute("COMMIT")
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(rows.UPDATE, [_changed(seq, 4, now, now, DONE) for seq in seqs])
+        connection.executemany(records.UPDATE, [_changed(seq, 4, now, now, DONE) for seq in seqs])
         _event(connection, now, len(found))
         connection.execute("COMMIT")
 
