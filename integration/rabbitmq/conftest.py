@@ -1,0 +1,35 @@
+"""All tests of this folder that only use a server share one, each in a namespace of its own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.rabbitmq.support import delete_queues
+from integration.servers import RabbitServer
+from integration.servers.need import need
+
+
+@pytest.fixture(scope="session")
+def rabbit() -> Iterator[RabbitServer]:
+    """A running server."""
+    need(RabbitServer)
+    with RabbitServer() as server:
+        yield server
+
+
+@pytest.fixture
+def namespace(rabbit: RabbitServer) -> Iterator[str]:
+    """A namespace whose queues are deleted afterwards."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    yield name
+    delete_queues(rabbit, name)
+
+
+@pytest.fixture
+def ledger_url(tmp_path: Path) -> str:
+    """A ledger of the test's own."""
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
