@@ -23,7 +23,6 @@ T = TypeVar("T")
 
 log = logging.getLogger("bananas.rabbitmq")
 
-LEASE: Final = 15.0
 UNASKED: Final = 0.2
 """Seconds without a receiver after which what was fetched for it goes back."""
 PASSED_OVER: Final = 2.0
@@ -39,8 +38,9 @@ class Receiver:
     """All intakes of one connection. ``receive`` takes nothing before it returns, so cancelling it
     loses nothing."""
 
-    def __init__(self, link: Link, namespace: str) -> None:
+    def __init__(self, link: Link, namespace: str, lease: float) -> None:
         self._link = link
+        self._lease = lease
         self._namespace = namespace
         self._intakes: dict[tuple[str, int], Intake] = {}
         self._opening: dict[tuple[str, int], asyncio.Lock] = {}
@@ -149,7 +149,7 @@ class Receiver:
                 intake = self._intakes.get((queue, band))
                 if intake is None:
                     break
-                found += intake.take(limit - len(found), now + LEASE)
+                found += intake.take(limit - len(found), now + self._lease)
                 if len(found) >= limit:
                     return found, None
                 doubt = intake.doubt(now)

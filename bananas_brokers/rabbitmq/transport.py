@@ -14,7 +14,7 @@ from bananas_brokers.rabbitmq.link import Link, underlying
 from bananas_brokers.rabbitmq.names import LEVELS, band_queue, buried_queue, queues_of
 from bananas_brokers.rabbitmq.publisher import Letter, Publisher
 from bananas_brokers.rabbitmq.queues import Counter, declare
-from bananas_brokers.rabbitmq.receiver import LEASE, Receiver
+from bananas_brokers.rabbitmq.receiver import Receiver
 from bananas_brokers.rabbitmq.settings import Settings, read_settings
 from bananas_core.bands import band_of
 from bananas_core.errors import TransportError, TransportUnavailable, UnsupportedCapability
@@ -29,6 +29,7 @@ from bananas_core.transport import (
 
 T = TypeVar("T")
 
+LEASE: Final = 15.0
 HORIZON: Final = 60.0
 """An ack is not confirmed: a connection that is lost just then makes the message come again."""
 
@@ -37,13 +38,13 @@ class _Session:
     """Everything that belongs to one event loop. One connection is for publishing alone, since the
     server stops reading from those in an alarm, and acks must not wait for that."""
 
-    def __init__(self, settings: Settings, namespace: str) -> None:
+    def __init__(self, settings: Settings, namespace: str, lease: float) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         self.publishing = Link(settings, "publish", lambda: self.publisher.forget())
         self.consuming = Link(settings, "consume", lambda: self.receiver.lost())
         self.publisher = Publisher(self.publishing)
-        self.receiver = Receiver(self.consuming, namespace)
+        self.receiver = Receiver(self.consuming, namespace, lease)
         self.counter = Counter()
 
     @property
@@ -58,14 +59,14 @@ class _Session:
 class RabbitTransport:
     """``amqp://user:password@host:5672/vhost``, or ``amqps://``."""
 
-    def __init__(self, url: str, namespace: str) -> None:
+    def __init__(self, url: str, namespace: str, *, lease: float = LEASE) -> None:
         self.settings = read_settings(url)
         self.namespace = namespace
         self.capabilities = TransportCapabilities(
             levels=LEVELS,
             exact_depth=False,
             ages=False,
-            lease=LEASE,
+            lease=lease,
             horizon=HORIZON,
             durability="disk",
         )
@@ -219,7 +220,7 @@ class RabbitTransport:
     def _renewed(self) -> _Session:
         if self._session is not None:
             self._left.append(self._session)
-        self._session = session = _Session(self.settings, self.namespace)
+        self._session = session = _Session(self.settings, self.namespace, self.capabilities.lease)
         return session
 
     async def _answer(self, call: Awaitable[T]) -> T:

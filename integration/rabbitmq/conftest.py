@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from integration.rabbitmq.support import delete_queues
 from integration.servers import RabbitServer
 from integration.servers.need import need
 
@@ -22,11 +21,9 @@ def rabbit() -> Iterator[RabbitServer]:
 
 
 @pytest.fixture
-def namespace(rabbit: RabbitServer) -> Iterator[str]:
-    """A namespace whose queues are deleted afterwards."""
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    yield name
-    delete_queues(rabbit, name)
+def namespace() -> str:
+    """A namespace that nobody else uses. Its queues go with the server."""
+    return f"test-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pika
 
-from bananas_core.pair import Pair, load_pair
+from bananas_brokers.rabbitmq.transport import LEASE, RabbitTransport
+from bananas_brokers.sqlite.results import SQLiteResultBackend
+from bananas_core.pair import Pair
 from integration.servers import RabbitServer
 
 
@@ -19,14 +21,7 @@ def queues_in(server: RabbitServer, namespace: str) -> list[str]:
     return sorted(name for name in names if name.startswith(f"{namespace}/"))
 
 
-def delete_queues(server: RabbitServer, namespace: str) -> None:
-    """Delete the queues of a namespace."""
-    names = queues_in(server, namespace)
-    with plain(server) as connection:
-        channel = connection.channel()
-        for name in names:
-            channel.queue_delete(name)
-
-
-def pair_on(server: RabbitServer, ledger_url: str, namespace: str) -> Pair:
-    return load_pair(server.url, ledger_url, namespace)
+def pair_on(url: str, ledger_url: str, namespace: str, *, lease: float = LEASE) -> Pair:
+    """With leases that may be shorter, for tests that wait for their end."""
+    ledger = SQLiteResultBackend(ledger_url, namespace)
+    return Pair(RabbitTransport(url, namespace, lease=lease), ledger)

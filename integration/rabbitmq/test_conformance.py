@@ -16,6 +16,8 @@ class TestRabbit(TransportConformance):
     async def harness(
         self, rabbit: RabbitServer, namespace: str, ledger_url: str
     ) -> AsyncIterator[Harness]:
-        harness = Harness(lambda: pair_on(rabbit, ledger_url, namespace), level="extended")
+        harness = Harness(
+            lambda: pair_on(rabbit.url, ledger_url, namespace, lease=2.0), level="extended"
+        )
         yield harness
         await harness.aclose()
