@@ -16,9 +16,10 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from bananas_brokers.rabbitmq.errors import CLIENT
 from bananas_core.transport import Delivery
 
+SETTLE: Final = 0.005
+"""Seconds in which a queue that is newly consumed sends what it has."""
 DOUBT: Final = 0.02
 """Seconds after which a queue that could have sent something and did not counts as empty."""
-LONGEST_DOUBT: Final = 0.5
 STUCK: Final = 0.05
 """Seconds of a full window with nothing left to hand out after which the window is widened."""
 WIDEST: Final = 1000
@@ -114,16 +115,18 @@ class Intake:
         async with self._turn:
             if self.consuming and window <= self.window:
                 return
-            before, begun = self._tag, self._loop.time()
+            before = self._tag
             await self._under.basic_qos(prefetch_count=window)
             answer = await self._under.basic_consume(self.queue, self._on_message)
             self._tag, self.window = answer.consumer_tag, window
             if before is not None:
                 await self._under.basic_cancel(before)
-            now = self._loop.time()
-            self.asked_at = now
-            self._doubt = now + min(LONGEST_DOUBT, max(DOUBT, 2 * (now - begun)))
             self._full_since = None
+            # What is there already comes before the answer to the next question, or just after.
+            await self._under.basic_qos(prefetch_count=window)
+            if not self._buffer:
+                await asyncio.sleep(SETTLE)
+            self.asked_at = self._loop.time()
             self._woken()
 
     async def stop(self, *, discard: bool = False, also: Iterable[int] = ()) -> int:

@@ -6,21 +6,25 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
 
-from bananas_brokers.rabbitmq.errors import CLIENT, translate
+from bananas_brokers.rabbitmq.errors import CLIENT, answered, translate
 from bananas_brokers.rabbitmq.settings import Settings
 from bananas_core.errors import BananasError, ConfigurationError, TransportUnavailable
+
+T = TypeVar("T")
 
 log = logging.getLogger("bananas.rabbitmq")
 
 FIRST_WAIT: Final = 0.05
 LONGEST_WAIT: Final = 1.0
 """Seconds between two tries to connect, doubling: whoever asks in between gets the last error."""
+AGAIN: Final = (0.02, 0.1, 0.4)
+"""Seconds before what was cut off is tried again."""
 CLOSE_WITHIN: Final = 3.0
 
 
@@ -64,6 +68,39 @@ class Link:
         except asyncio.CancelledError:
             if self._closed:
                 raise TransportUnavailable(f"{self.settings.label} was closed") from None
+            raise
+
+    async def ask(self, work: Callable[[AbstractConnection], Awaitable[T]]) -> T:
+        """What ``work`` gets from the server; for what may be repeated. When the connection is lost
+        under it, it is done again on a new one: the server ends a connection that meets a queue
+        which is just being made elsewhere.
+
+        Raises:
+            TransportUnavailable, TransportError.
+        """
+        for wait in AGAIN:
+            connection = await self.get()
+            try:
+                return await self.on(connection, work(connection))
+            except TransportUnavailable as error:
+                if isinstance(error.__cause__, TimeoutError):
+                    raise
+            await asyncio.sleep(wait)
+        connection = await self.get()
+        return await self.on(connection, work(connection))
+
+    async def on(
+        self, connection: AbstractConnection, call: Awaitable[T], seconds: float | None = None
+    ) -> T:
+        """Wait for an answer on this connection, which is dropped if there is none in time. Raises
+        TransportUnavailable, TransportError."""
+        settings = self.settings
+        try:
+            async with answered(settings.label, seconds or settings.socket_timeout):
+                return await call
+        except TransportUnavailable as error:
+            if isinstance(error.__cause__, TimeoutError):
+                self.drop(connection)
             raise
 
     def drop(self, connection: AbstractConnection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -69,17 +69,6 @@ class Publisher:
                 break
         return found
 
-    async def declare(self, queues: Iterable[str]) -> None:
-        """Make queues exist; what is known already is not asked for again."""
-        settings = self._link.settings
-        new = [queue for queue in dict.fromkeys(queues) if queue not in self._known]
-        if not new:
-            return
-        connection = await self._link.get()
-        async with answered(settings.label, settings.socket_timeout):
-            await declare(connection, new)
-        self._known.update(new)
-
     async def blocked(self) -> bool:
         """Whether the server takes no messages now. It tells that only who tries: a message is
         sent to a queue that isn't there, and comes back."""
@@ -108,7 +97,10 @@ class Publisher:
         try:
             async with answered(label, max(0.1, seconds)):
                 await underlying(connection).ready()  # not while it is blocked
-                await self.declare(letter.queue for letter in letters)
+                new = {letter.queue for letter in letters} - self._known
+                if new:
+                    await declare(connection, sorted(new))
+                    self._known |= new
                 channel = await self._ready(connection)
                 loop = asyncio.get_running_loop()
                 tasks = [loop.create_task(self._publish(channel, letter)) for letter in letters]

@@ -29,12 +29,12 @@ class Counter:
         self._owner: AbstractConnection | None = None
         self._turn = asyncio.Lock()
 
-    async def counts(self, connection: AbstractConnection, queues: Iterable[str]) -> list[int]:
+    async def counts(self, queues: Iterable[str], connection: AbstractConnection) -> list[int]:
         """Messages that lie ready in each; 0 for none such. Raises the client's errors."""
         async with self._turn:
             return [await self._count(connection, queue) for queue in queues]
 
-    async def purge(self, connection: AbstractConnection, queues: Iterable[str]) -> int:
+    async def purge(self, queues: Iterable[str], connection: AbstractConnection) -> int:
         """Remove what lies ready; how many. Raises the client's errors."""
         removed = 0
         async with self._turn:
@@ -46,7 +46,7 @@ class Counter:
                     pass
         return removed
 
-    async def delete(self, connection: AbstractConnection, queues: Iterable[str]) -> None:
+    async def delete(self, queues: Iterable[str], connection: AbstractConnection) -> None:
         """Delete queues with all that is in them. Raises the client's errors."""
         async with self._turn:
             for queue in queues:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from aio_pika import exceptions
 from aio_pika.abc import AbstractConnection
 
-from bananas_brokers.rabbitmq.errors import answered
 from bananas_brokers.rabbitmq.intake import WIDEST, Hold, Intake
 from bananas_brokers.rabbitmq.link import Link
 from bananas_brokers.rabbitmq.names import LEVELS, band_queue
 from bananas_brokers.rabbitmq.queues import declare
 from bananas_core.bands import band_order
-from bananas_core.errors import TransportError, TransportUnavailable
+from bananas_core.errors import TransportError
 from bananas_core.transport import Delivery
 
 T = TypeVar("T")
@@ -112,7 +110,7 @@ class Receiver:
     async def discard(self, queue: str) -> int:
         """Remove what was fetched and not handed out; how many."""
         mine = [i for (key, _), i in self._intakes.items() if key == queue and not i.dead]
-        return sum([await self._ask(i.connection, i.stop(discard=True)) for i in mine])
+        return sum([await self._ask(i, i.stop(discard=True)) for i in mine])
 
     def lost(self) -> None:
         """The connection is gone, and with it all leases."""
@@ -162,44 +160,35 @@ class Receiver:
         """See to it that these are consumed, with a window that fits."""
         now = asyncio.get_running_loop().time()
         window = min(2 * limit, WIDEST)
-        jobs = []
+        wanted: dict[tuple[str, int], int] = {}
         for place in places:
             intake = self._intakes.get(place)
-            if intake is None or not intake.consuming:
-                jobs.append(self._begin(place, window))
+            if intake is None or not intake.consuming or window >= 2 * intake.window:
+                wanted[place] = window
             elif intake.stuck(now):
-                jobs.append(self._begin(place, max(2 * intake.window, window)))
-            elif window >= 2 * intake.window:
-                jobs.append(self._begin(place, window))
-        if jobs:
-            connection = await self._link.get()
-            await self._ask(connection, _all(job(connection) for job in jobs))
+                wanted[place] = max(2 * intake.window, window)
+        if wanted:
 
-    def _begin(
-        self, place: tuple[str, int], window: int
-    ) -> Callable[[AbstractConnection], Coroutine[Any, Any, None]]:
-        queue = band_queue(self._namespace, *place)
+            async def begin(connection: AbstractConnection) -> None:
+                await asyncio.gather(*(self._begin(connection, *item) for item in wanted.items()))
 
-        async def begin(connection: AbstractConnection) -> None:
-            async with self._opening.setdefault(place, asyncio.Lock()):
-                for last in (False, True):
-                    intake = self._intakes.get(place)
-                    if intake is None or intake.dead:
-                        intake = await Intake.open(connection, place[0], queue, self._wake)
-                        self._intakes[place] = intake
-                    try:
-                        await intake.start(window)
-                        return
-                    except exceptions.ChannelNotFoundEntity:
-                        if last:
-                            raise
-                        await declare(connection, [queue])
+            await asyncio.shield(self._spawn(self._link.ask(begin)))
 
-        return begin
+    async def _begin(
+        self, connection: AbstractConnection, place: tuple[str, int], window: int
+    ) -> None:
+        async with self._opening.setdefault(place, asyncio.Lock()):
+            intake = self._intakes.get(place)
+            if intake is None or intake.dead:
+                queue = band_queue(self._namespace, *place)
+                await declare(connection, [queue])
+                intake = await Intake.open(connection, place[0], queue, self._wake)
+                self._intakes[place] = intake
+            await intake.start(window)
 
     async def _give_back(self, intake: Intake, tags: Iterable[int] = ()) -> bool:
         try:
-            await self._ask(intake.connection, intake.stop(also=tags))
+            await self._ask(intake, intake.stop(also=tags))
         except TransportError:
             return False
         return True
@@ -235,28 +224,15 @@ class Receiver:
         if intake is None:
             return
         try:
-            await self._ask(intake.connection, intake.beat(), PULSE)
+            await self._ask(intake, intake.beat(), PULSE)
         except TransportError as error:
             log.debug("no sign of life: %s", error)
 
-    async def _ask(
-        self, connection: AbstractConnection, call: Coroutine[Any, Any, T], seconds: float = 0.0
-    ) -> T:
+    async def _ask(self, intake: Intake, call: Awaitable[T], seconds: float | None = None) -> T:
         """Wait for the server's answer. Cancelling the caller ends only the waiting, since a call
-        that is cancelled half-way would close its channel; a connection that gives no answer in
-        time is dropped. Raises TransportUnavailable, TransportError."""
-        settings = self._link.settings
-
-        async def ask() -> T:
-            try:
-                async with answered(settings.label, seconds or settings.socket_timeout):
-                    return await call
-            except TransportUnavailable as error:
-                if isinstance(error.__cause__, TimeoutError):
-                    self._link.drop(connection)
-                raise
-
-        return await asyncio.shield(self._spawn(ask()))
+        that is cancelled half-way would close its channel."""
+        job = self._link.on(intake.connection, call, seconds)
+        return await asyncio.shield(self._spawn(job))
 
     def _spawn(self, job: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(job)
@@ -272,7 +248,3 @@ class Receiver:
     def _wake(self) -> None:
         for event in self._waiting:
             event.set()
-
-
-async def _all(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
-    await asyncio.gather(*jobs)

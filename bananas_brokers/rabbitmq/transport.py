@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Sequence
-from typing import Final, TypeVar
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
 
-from bananas_brokers.rabbitmq.errors import answered
 from bananas_brokers.rabbitmq.facts import Facts, facts_of, warnings_of
 from bananas_brokers.rabbitmq.intake import Hold
 from bananas_brokers.rabbitmq.link import Link, underlying
@@ -26,8 +26,6 @@ from bananas_core.transport import (
     Received,
     TransportCapabilities,
 )
-
-T = TypeVar("T")
 
 LEASE: Final = 15.0
 HORIZON: Final = 60.0
@@ -97,9 +95,7 @@ class RabbitTransport:
     async def declare(self, queues: Sequence[str]) -> None:
         self._known.update(queues)
         names = [name for queue in queues for name in queues_of(self.namespace, queue)]
-        session = self._here()
-        connection = await session.consuming.get()
-        await self._answer(declare(connection, names))
+        await self._here().consuming.ask(lambda connection: declare(connection, names))
 
     async def send(self, messages: Sequence[Outgoing]) -> list[TransportError | None]:
         session, most = self._here(), self.capabilities.max_message
@@ -155,9 +151,8 @@ class RabbitTransport:
         """Ready and buried ones are counted; of those that are out, only this object's own."""
         session, found = self._here(), []
         for queue in queues:
-            connection = await session.consuming.get()
             names = queues_of(self.namespace, queue)
-            *ready, buried = await self._answer(session.counter.counts(connection, names))
+            *ready, buried = await session.consuming.ask(partial(session.counter.counts, names))
             fetched, held = session.receiver.counts(queue)
             found.append(
                 QueueStats(
@@ -173,18 +168,16 @@ class RabbitTransport:
     async def purge(self, queue: str) -> int:
         session = self._here()
         removed = await session.receiver.discard(queue)
-        connection = await session.consuming.get()
         names = queues_of(self.namespace, queue)
-        return removed + await self._answer(session.counter.purge(connection, names))
+        return removed + await session.consuming.ask(partial(session.counter.purge, names))
 
     async def erase(self) -> None:
         """Delete the queues of all routing keys that this object has met, and of ``default``, with
         what is in them. The server tells no client what others it has. Safe to repeat."""
         session = self._here()
-        connection = await session.consuming.get()
         keys = sorted({"default", *self._known})
         names = [name for key in keys for name in queues_of(self.namespace, key)]
-        await self._answer(session.counter.delete(connection, names))
+        await session.consuming.ask(partial(session.counter.delete, names))
         session.publisher.forget()
 
     def shares(self, backend: ResultBackend) -> bool:
@@ -222,7 +215,3 @@ class RabbitTransport:
             self._left.append(self._session)
         self._session = session = _Session(self.settings, self.namespace, self.capabilities.lease)
         return session
-
-    async def _answer(self, call: Awaitable[T]) -> T:
-        async with answered(self.settings.label, self.settings.socket_timeout):
-            return await call
