@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -19,8 +19,9 @@ from bananas_core.errors import TransportError, TransportUnavailable
 FLIGHT: Final = 1000
 """Messages without a confirmation at once."""
 FLIGHT_BYTES: Final = 8 << 20
-TRIES: Final = 2
-"""A queue may be deleted, or a connection lost, under a batch: it is made anew once."""
+AGAIN: Final = (0.02, 0.1, 0.4)
+"""Seconds before what was not kept is sent again: a queue may be deleted under a batch, or just be
+made by somebody else, and a connection may be lost."""
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +56,7 @@ class Publisher:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._link.settings.socket_timeout
         places: list[int] = list(range(len(letters)))
-        for _ in range(TRIES):
+        for wait in (*AGAIN, None):
             left: list[int] = []
             for flight in _flights(letters, places):
                 for place, error in zip(
@@ -65,8 +66,9 @@ class Publisher:
                     if isinstance(error, TransportUnavailable):
                         left.append(place)
             places = left
-            if not places or loop.time() >= until:
+            if not places or wait is None or loop.time() + wait >= until:
                 break
+            await asyncio.sleep(wait)
         return found
 
     async def blocked(self) -> bool:
@@ -97,11 +99,7 @@ class Publisher:
         try:
             async with answered(label, max(0.1, seconds)):
                 await underlying(connection).ready()  # not while it is blocked
-                new = {letter.queue for letter in letters} - self._known
-                if new:
-                    await declare(connection, sorted(new))
-                    self._known |= new
-                channel = await self._ready(connection)
+                channel = await self._ready(connection, {letter.queue for letter in letters})
                 loop = asyncio.get_running_loop()
                 tasks = [loop.create_task(self._publish(channel, letter)) for letter in letters]
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -165,9 +163,13 @@ class Publisher:
         self._link.drop(connection)
         return error
 
-    async def _ready(self, connection: AbstractConnection) -> Any:
-        """The channel of this connection, with confirms and returns."""
+    async def _ready(self, connection: AbstractConnection, queues: Iterable[str] = ()) -> Any:
+        """The channel of this connection, with confirms and returns, when the queues are there."""
         async with self._opening:
+            new = sorted(set(queues) - self._known)
+            if new:
+                await declare(connection, new)
+                self._known.update(new)
             channel = self._channel
             if channel is None or self._owner is not connection or channel.is_closed:
                 channel = connection.channel(publisher_confirms=True, on_return_raises=True)
