@@ -32,7 +32,8 @@ def translate(error: BaseException, label: str) -> TransportError:
     name = type(error).__name__
     if name == "ChannelAccessRefused":
         return TransportError(f"{label}: the user lacks a permission ({text})")
-    if name == "ConnectionNotAllowed":
+    refused_at_open = isinstance(error, exceptions.InvalidFrameError) and "OpenOk" in text
+    if refused_at_open or name == "ConnectionNotAllowed":
         return TransportError(f"{label}: the virtual host is not there, or not for this user")
     return TransportUnavailable(f"{label}: {text}; try again")
 

@@ -18,9 +18,9 @@ from bananas_core.transport import Delivery
 
 SETTLE: Final = 0.005
 """Seconds in which a queue that is newly consumed sends what it has."""
-DOUBT: Final = 0.02
+DOUBT: Final = 0.05
 """Seconds after which a queue that could have sent something and did not counts as empty."""
-STUCK: Final = 0.05
+STUCK: Final = 0.1
 """Seconds of a full window with nothing left to hand out after which the window is widened."""
 WIDEST: Final = 1000
 

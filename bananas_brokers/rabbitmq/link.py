@@ -70,7 +70,9 @@ class Link:
                 raise TransportUnavailable(f"{self.settings.label} was closed") from None
             raise
 
-    async def ask(self, work: Callable[[AbstractConnection], Awaitable[T]]) -> T:
+    async def ask(
+        self, work: Callable[[AbstractConnection], Awaitable[T]], seconds: float | None = None
+    ) -> T:
         """What ``work`` gets from the server; for what may be repeated. When the connection is lost
         under it, it is done again on a new one: the server ends a connection that meets a queue
         which is just being made elsewhere.
@@ -81,13 +83,13 @@ class Link:
         for wait in AGAIN:
             connection = await self.get()
             try:
-                return await self.on(connection, work(connection))
+                return await self.on(connection, work(connection), seconds)
             except TransportUnavailable as error:
                 if isinstance(error.__cause__, TimeoutError):
                     raise
             await asyncio.sleep(wait)
         connection = await self.get()
-        return await self.on(connection, work(connection))
+        return await self.on(connection, work(connection), seconds)
 
     async def on(
         self, connection: AbstractConnection, call: Awaitable[T], seconds: float | None = None

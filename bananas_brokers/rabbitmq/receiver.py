@@ -27,6 +27,8 @@ PASSED_OVER: Final = 2.0
 """The same for a band whose turn doesn't come."""
 PATIENCE: Final = 0.5
 """Seconds beyond its time-out that a receive waits to know whether there is nothing."""
+START_WITHIN: Final = 5.0
+"""Seconds for the server to begin sending: it may be waiting for a queue's leader."""
 LOOK: Final = 0.1
 PULSE: Final = 4.0
 """Seconds between two questions whether the connection is alive, and for the answer."""
@@ -172,7 +174,7 @@ class Receiver:
             async def begin(connection: AbstractConnection) -> None:
                 await asyncio.gather(*(self._begin(connection, *item) for item in wanted.items()))
 
-            await asyncio.shield(self._spawn(self._link.ask(begin)))
+            await asyncio.shield(self._spawn(self._link.ask(begin, START_WITHIN)))
 
     async def _begin(
         self, connection: AbstractConnection, place: tuple[str, int], window: int

@@ -19,6 +19,8 @@ from integration.servers import Network, Proxy, Server
 
 CONSUMING_WITHIN: Final = 15.0
 BATCH: Final = 20
+LOADED: Final = 3.0
+"""Seconds of load before the fault."""
 DRAINED_WITHIN: Final = 90.0
 
 
@@ -59,6 +61,7 @@ async def under_load(
         try:
             for _ in range(rounds):
                 await started_after(stage, time.time(), 20.0)
+                await asyncio.sleep(LOADED)
                 async with fault():
                     pass
                 over = time.time()
