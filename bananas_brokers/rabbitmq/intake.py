@@ -18,10 +18,14 @@ from bananas_core.transport import Delivery
 
 SETTLE: Final = 0.005
 """Seconds in which a queue that is newly consumed sends what it has."""
+ARRIVING: Final = 0.01
+"""Seconds after a message in which another may be on its way."""
 DOUBT: Final = 0.05
-"""Seconds after which a queue that could have sent something and did not counts as empty."""
+"""The same when the window has opened that was full, and the server has to hear of it first."""
 STUCK: Final = 0.1
 """Seconds of a full window with nothing left to hand out after which the window is widened."""
+OVERDUE: Final = 0.2
+"""Seconds in which a message that lies ready must come."""
 WIDEST: Final = 1000
 
 
@@ -41,8 +45,9 @@ class Intake:
     held is delivered again by the server, and settling it says so.
 
     ``window`` messages at most are unsettled. As long as it is not full, the server sends at
-    once what there is; so an empty buffer means an empty queue, except shortly after the window
-    has opened. That exception is ``doubt``, without which a lower band would be asked too early.
+    once what there is; so an empty buffer means an empty queue, except while the window is full,
+    and shortly after it has opened or a message has come. That exception is ``doubt``, without
+    which a lower band would be asked too early.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Intake:
         self._buffer: deque[Any] = deque()
         self._unsettled: dict[int, Hold | None] = {}
         self._given_up = False
+        self._arrived = 0
         self._doubt = 0.0
         self._full_since: float | None = None
         self._turn = asyncio.Lock()
@@ -142,9 +148,20 @@ class Intake:
             return len(buffered)
 
     async def beat(self) -> None:
-        """Return if the server answers. Raises the client's errors."""
+        """Return if the server answers. What it should have sent and did not is consumed anew: it
+        may have forgotten this consumer, when the queue was deleted and made again at once. Raises
+        the client's errors."""
         async with self._turn:
-            await self._under.basic_qos(prefetch_count=self.window)
+            tag, arrived = self._tag, self._arrived
+            found = await self._under.queue_declare(self.queue, passive=True)
+            if tag is None or len(self._unsettled) >= self.window:
+                return
+            if found.message_count or not found.consumer_count:
+                await asyncio.sleep(OVERDUE)
+                if self._arrived == arrived and self._tag == tag:
+                    self._tag = None
+                    await self._under.basic_cancel(tag)
+                    self._woken()
 
     def give_up(self) -> None:
         """Its connection is of no use any more, whether or not it has closed yet."""
@@ -217,9 +234,10 @@ class Intake:
                 break
             prefix = tag
         single = sorted(tag for tag in wanted if tag > prefix)
+        full = len(self._unsettled) >= self.window
         for tag in wanted:
             del self._unsettled[tag]
-        if self._full_since is not None and len(self._unsettled) < self.window:
+        if full and len(self._unsettled) < self.window:
             self._full_since = None
             self._doubt = max(self._doubt, self._loop.time() + DOUBT)
         task = self._loop.create_task(self._write(prefix, single, requeue))
@@ -244,8 +262,11 @@ class Intake:
         return True
 
     async def _on_message(self, message: Any) -> None:
+        now = self._loop.time()
+        self._arrived += 1
         if not self._buffer:
-            self.taken_at = self._loop.time()
+            self.taken_at = now
+        self._doubt = max(self._doubt, now + ARRIVING)
         self._unsettled[message.delivery.delivery_tag] = None
         self._buffer.append(message)
         self._woken()

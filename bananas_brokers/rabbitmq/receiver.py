@@ -221,14 +221,12 @@ class Receiver:
                 self._spawn(self._feel())
 
     async def _feel(self) -> None:
-        """Drop a connection that gives no answer, sooner than its heartbeat would."""
-        intake = next((i for i in self._intakes.values() if not i.dead), None)
-        if intake is None:
-            return
-        try:
-            await self._ask(intake, intake.beat(), PULSE)
-        except TransportError as error:
-            log.debug("no sign of life: %s", error)
+        """Drop a connection that gives no answer, sooner than its heartbeat would; and see to it
+        that what lies ready is sent."""
+        alive = [intake for intake in self._intakes.values() if not intake.dead]
+        await asyncio.gather(
+            *(self._ask(intake, intake.beat(), PULSE) for intake in alive), return_exceptions=True
+        )
 
     async def _ask(self, intake: Intake, call: Awaitable[T], seconds: float | None = None) -> T:
         """Wait for the server's answer. Cancelling the caller ends only the waiting, since a call
