@@ -17,7 +17,7 @@ from pathlib import Path
 
 IMPORT_BUDGET_MS = 100.0
 # Loading any of these is work that most programs never need, or need only once they run.
-NOT_AT_IMPORT = ("pydantic", "pydantic_settings", "redis", "rich", "sqlite3", "typer")
+NOT_AT_IMPORT = ("aio_pika", "pydantic", "pydantic_settings", "redis", "rich", "sqlite3", "typer")
 
 APP = """\
 from bananas import Bananas
