@@ -163,7 +163,8 @@ class Link:
     def _gone(self, connection: AbstractConnection) -> None:
         if connection is self._connection and not self._closed:
             log.warning("the %s connection to %s was lost", self._purpose, self.settings.label)
-            self.drop(connection)
+            self._connection = None
+            self._lost()
 
 
 def _context(settings: Settings) -> ssl.SSLContext:
