@@ -19,7 +19,7 @@ from integration.servers import Network, Proxy, Server
 
 CONSUMING_WITHIN: Final = 15.0
 BATCH: Final = 20
-LOADED: Final = 3.0
+LOADED: Final = 2.0
 """Seconds of load before the fault."""
 DRAINED_WITHIN: Final = 90.0
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pika
+import pytest
 
 from bananas_brokers.rabbitmq.transport import LEASE, RabbitTransport
 from bananas_brokers.sqlite.results import SQLiteResultBackend
 from bananas_core.pair import Pair
 from integration.servers import RabbitServer
+
+full = pytest.mark.skipif(os.environ.get("FAULTS_LEVEL") != "full", reason="level full: it is slow")
 
 
 def plain(server: RabbitServer) -> pika.BlockingConnection:

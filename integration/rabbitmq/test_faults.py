@@ -9,6 +9,7 @@ import pytest
 
 from integration.faults import brokers
 from integration.faults.stage import LEVELS, Stage
+from integration.rabbitmq.support import full
 from integration.servers import Network, Proxy, RabbitServer, RedisServer
 from integration.servers.need import need
 
@@ -35,8 +36,11 @@ async def test_the_broker_is_killed_and_comes_back(stage: Stage) -> None:
         await brokers.under_load(stage, brokers.killed(server, 3.0))
 
 
-@pytest.mark.parametrize("trouble", [Network.GONE, Network.HELD, Network.DEAF], ids=str)
+@pytest.mark.parametrize(
+    "trouble",
+    [Network.HELD, pytest.param(Network.GONE, marks=full), pytest.param(Network.DEAF, marks=full)],
+)
 async def test_the_network_is_bad(stage: Stage, rabbit: RabbitServer, trouble: Network) -> None:
     with Proxy(rabbit.port) as proxy:
         stage.url = rabbit.url.replace(str(rabbit.port), str(proxy.port)) + "?socket_timeout=3"
-        await brokers.under_load(stage, brokers.network(proxy, trouble, 8.0))
+        await brokers.under_load(stage, brokers.network(proxy, trouble, 6.0))

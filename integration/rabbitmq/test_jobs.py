@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +14,7 @@ from bananas_core.errors import PayloadTooLarge
 from bananas_core.job import JobState
 from bananas_plugins.rate_limit import Limit
 from bananas_plugins.unique import Unique
+from integration.rabbitmq.support import full
 from integration.servers import RabbitServer, RedisServer
 from integration.servers.need import need
 
@@ -141,7 +141,7 @@ async def test_a_graceful_stop_gives_everything_back(app: Bananas) -> None:
                 await asyncio.sleep(0.05)
 
 
-@pytest.mark.skipif(os.environ.get("FAULTS_LEVEL") != "full", reason="takes three minutes")
+@full
 @pytest.mark.timeout(300)
 async def test_a_job_longer_than_the_consumer_timeout_runs_once(
     redis_url: str, namespace: str

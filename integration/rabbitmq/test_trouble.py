@@ -13,7 +13,7 @@ from bananas_core.errors import TransportError, TransportUnavailable
 from bananas_core.testing.conformance import Harness
 from bananas_core.testing.conformance.harness import eventually
 from bananas_core.testing.conformance.support import bodies, message, nothing_left, receive, send
-from integration.rabbitmq.support import pair_on, plain, queues_in
+from integration.rabbitmq.support import full, pair_on, plain, queues_in
 from integration.servers import Network, Proxy, RabbitServer
 
 BATCH_WITHIN = 2.0
@@ -187,6 +187,7 @@ async def test_erase_removes_what_it_has_met(rabbit: RabbitServer, namespace: st
     await other.close()
 
 
+@full
 async def test_what_is_confirmed_survives_kill_9(namespace: str, ledger_url: str) -> None:
     with RabbitServer() as server:
         first = await opened(server.url, namespace)
