@@ -20,8 +20,9 @@ SETTLE: Final = 0.005
 """Seconds in which a queue that is newly consumed sends what it has."""
 ARRIVING: Final = 0.01
 """Seconds after a message in which another may be on its way."""
-DOUBT: Final = 0.05
-"""The same when the window has opened that was full, and the server has to hear of it first."""
+DOUBT: Final = 0.1
+"""The same while there is a backlog: the window was full since the queue was last found empty, and
+the server has to hear that it has opened."""
 STUCK: Final = 0.1
 """Seconds of a full window with nothing left to hand out after which the window is widened."""
 OVERDUE: Final = 0.2
@@ -74,6 +75,7 @@ class Intake:
         self._buffer: deque[Any] = deque()
         self._unsettled: dict[int, Hold | None] = {}
         self._given_up = False
+        self._backlog = False
         self._arrived = 0
         self._doubt = 0.0
         self._full_since: float | None = None
@@ -176,7 +178,10 @@ class Intake:
             return now
         if self._full_since is not None:
             return max(now, self._full_since + STUCK)
-        return self._doubt if self._doubt > now else None
+        if self._doubt > now:
+            return self._doubt
+        self._backlog = False
+        return None
 
     def stuck(self, now: float) -> bool:
         """Whether a wider window is needed: all of it was handed out, and nothing is settled."""
@@ -239,7 +244,7 @@ class Intake:
             del self._unsettled[tag]
         if full and len(self._unsettled) < self.window:
             self._full_since = None
-            self._doubt = max(self._doubt, self._loop.time() + DOUBT)
+            self._doubt = self._loop.time() + DOUBT
         task = self._loop.create_task(self._write(prefix, single, requeue))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
@@ -266,8 +271,9 @@ class Intake:
         self._arrived += 1
         if not self._buffer:
             self.taken_at = now
-        self._doubt = max(self._doubt, now + ARRIVING)
         self._unsettled[message.delivery.delivery_tag] = None
+        self._backlog = self._backlog or len(self._unsettled) >= self.window
+        self._doubt = now + (DOUBT if self._backlog else ARRIVING)
         self._buffer.append(message)
         self._woken()
 

@@ -19,6 +19,8 @@ from bananas_core.errors import TransportError, TransportUnavailable
 FLIGHT: Final = 1000
 """Messages without a confirmation at once."""
 FLIGHT_BYTES: Final = 8 << 20
+HEARD: Final = 0.1
+"""Seconds in which the server has told of an alarm."""
 AGAIN: Final = (0.02, 0.1, 0.4)
 """Seconds before what was not kept is sent again: a queue may be deleted under a batch, or just be
 made by somebody else, and a connection may be lost."""
@@ -80,11 +82,10 @@ class Publisher:
                 channel = await self._ready(connection)
                 letter = Letter(queue=f"nowhere-{id(self)}", body=b"")
                 await self._publish(channel, letter)
-        except exceptions.PublishError:
-            return False
         except CLIENT:
-            return await blocked(connection)
-        return False
+            pass
+        await asyncio.sleep(HEARD)  # it came back, or not: being blocked is told apart from that
+        return await blocked(connection)
 
     def forget(self) -> None:
         """The connection is gone, and maybe the queues too."""

@@ -176,6 +176,8 @@ class RabbitTransport:
         what is in them. The server tells no client what others it has. Safe to repeat."""
         session = self._here()
         keys = sorted({"default", *self._known})
+        for key in keys:
+            await session.receiver.discard(key)
         names = [name for key in keys for name in queues_of(self.namespace, key)]
         await session.consuming.ask(partial(session.counter.delete, names))
         session.publisher.forget()
