@@ -14,7 +14,7 @@ from bananas_brokers.rabbitmq.link import Link
 from bananas_brokers.rabbitmq.names import LEVELS, band_queue
 from bananas_brokers.rabbitmq.queues import declare
 from bananas_core.bands import band_order
-from bananas_core.errors import TransportError
+from bananas_core.errors import TransportError, TransportUnavailable
 from bananas_core.transport import Delivery
 
 T = TypeVar("T")
@@ -174,7 +174,7 @@ class Receiver:
             async def begin(connection: AbstractConnection) -> None:
                 await asyncio.gather(*(self._begin(connection, *item) for item in wanted.items()))
 
-            await asyncio.shield(self._spawn(self._link.ask(begin, START_WITHIN)))
+            await self._shielded(self._link.ask(begin, START_WITHIN))
 
     async def _begin(
         self, connection: AbstractConnection, place: tuple[str, int], window: int
@@ -232,7 +232,17 @@ class Receiver:
         """Wait for the server's answer. Cancelling the caller ends only the waiting, since a call
         that is cancelled half-way would close its channel."""
         job = self._link.on(intake.connection, call, seconds)
-        return await asyncio.shield(self._spawn(job))
+        return await self._shielded(job)
+
+    async def _shielded(self, job: Coroutine[Any, Any, T]) -> T:
+        """Go on with it though the caller be cancelled; ``close`` ends it, and tells the caller."""
+        task = self._spawn(job)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if self._closed and task.cancelled():
+                raise TransportUnavailable(f"{self._link.settings.label} was closed") from None
+            raise
 
     def _spawn(self, job: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(job)
