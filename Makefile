@@ -37,7 +37,7 @@ brokers: venv ## Start servers for local use in the background and print their U
 brokers-down: venv ## Stop them and remove their folders
 	@$(BIN)/python -m integration.servers down
 
-integration: venv ## Run what needs a server or real time, on Redis, Valkey and SQLite
+integration: venv ## Run what needs a server or real time, on all brokers
 	@scripts/install_servers.sh $(BIN)/python
 	$(BIN)/python -m pytest integration -n 2 --dist worksteal
 	$(BIN)/python -m integration.suites

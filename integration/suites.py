@@ -8,15 +8,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from integration.servers import RedisServer, ServerMissing
+from integration.servers import RabbitServer, RedisServer, Server, ServerMissing
 
 PROCESSES: Final = 16
 """At once, for each broker. They hardly do anything but wait."""
 WITHIN: Final = 400.0
+SERVERS: Final[dict[str, Callable[[], Server]]] = {
+    "redis": lambda: RedisServer(appendonly=False),
+    "rabbitmq": RabbitServer,
+}
+LEDGERS: Final = {"rabbitmq": "redis"}
+"""Where the records of a broker are that keeps none."""
 
 
 def main() -> int:
@@ -25,13 +32,17 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bananas-suites-")))
         urls = {"sqlite": f"sqlite:///{folder}/jobs.db"}
-        try:
-            urls["redis"] = stack.enter_context(RedisServer(appendonly=False)).url
-        except ServerMissing as error:
-            if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
-                raise
-            print(f"redis is left out: {error}")
-        running = {name: stack.enter_context(start(url)) for name, url in urls.items()}
+        for name, make in SERVERS.items():
+            try:
+                urls[name] = stack.enter_context(make()).url
+            except ServerMissing as error:
+                if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
+                    raise
+                print(f"{name} is left out: {error}")
+        running = {
+            name: stack.enter_context(start(url, urls.get(LEDGERS.get(name, ""))))
+            for name, url in urls.items()
+        }
         for name, process in running.items():
             try:
                 said = process.communicate(timeout=begun + WITHIN - time.monotonic())[0]
@@ -46,10 +57,12 @@ def main() -> int:
     return failed
 
 
-def start(url: str) -> subprocess.Popen[str]:
-    """The suite on one broker, in the background."""
+def start(url: str, ledger_url: str | None) -> subprocess.Popen[str]:
+    """The suite on one broker, with a ledger elsewhere or its own, in the background."""
     command = [sys.executable, "-m", "bananas_core.testing.conformance", url, "-q", "--tb=short"]
     command += ["--bananas-level", "extended", "-n", str(PROCESSES), "--dist", "worksteal"]
+    if ledger_url is not None:
+        command += ["--bananas-result-backend-url", ledger_url]
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

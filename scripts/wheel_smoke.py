@@ -17,7 +17,16 @@ from pathlib import Path
 
 IMPORT_BUDGET_MS = 100.0
 # Loading any of these is work that most programs never need, or need only once they run.
-NOT_AT_IMPORT = ("asyncio", "pydantic", "pydantic_settings", "redis", "rich", "sqlite3", "typer")
+NOT_AT_IMPORT = (
+    "aio_pika",
+    "asyncio",
+    "pydantic",
+    "pydantic_settings",
+    "redis",
+    "rich",
+    "sqlite3",
+    "typer",
+)
 
 APP = """\
 from bananas import Bananas

@@ -1,9 +1,14 @@
 """Real servers as plain processes on loopback: for tests, faults and benchmarks alike."""
 
 from integration.servers.base import Server, ServerFailed, ServerMissing
+from integration.servers.proxy import Network, Proxy
+from integration.servers.rabbit import RabbitServer
 from integration.servers.redis import RedisServer, SentinelServer, ValkeyServer
 
 __all__ = [
+    "Network",
+    "Proxy",
+    "RabbitServer",
     "RedisServer",
     "SentinelServer",
     "Server",

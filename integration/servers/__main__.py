@@ -1,7 +1,7 @@
 """Servers for local use: ``python -m integration.servers up | down``.
 
-``up`` starts Redis and Valkey in the background and prints their URLs; ``down`` ends them by pid
-and removes their folders. What runs is written down in ``.brokers/`` of the checkout.
+``up`` starts Redis, Valkey and RabbitMQ in the background and prints their URLs; ``down`` ends them
+by pid and removes their folders. What runs is written down in ``.brokers/`` of the checkout.
 """
 
 from __future__ import annotations
@@ -16,10 +16,22 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from integration.servers import RedisServer, Server, ServerFailed, ServerMissing, ValkeyServer
+from integration.servers import (
+    RabbitServer,
+    RedisServer,
+    Server,
+    ServerFailed,
+    ServerMissing,
+    ValkeyServer,
+)
 
 STATE: Final = Path(__file__).resolve().parents[2] / ".brokers" / "servers.json"
-KINDS: Final[tuple[type[RedisServer], ...]] = (RedisServer, ValkeyServer)
+KINDS: Final[tuple[type[RedisServer] | type[RabbitServer], ...]] = (
+    RedisServer,
+    ValkeyServer,
+    RabbitServer,
+)
+STOP_WITHIN: Final = 30.0
 
 
 def main(arguments: list[str]) -> int:
@@ -61,7 +73,7 @@ def down() -> int:
     for name, entry in read_state().items():
         if alive(entry):
             os.kill(entry["pid"], signal.SIGTERM)
-            deadline = time.monotonic() + Server.stop_within
+            deadline = time.monotonic() + STOP_WITHIN
             while alive(entry) and time.monotonic() < deadline:
                 time.sleep(0.02)
             if alive(entry):
