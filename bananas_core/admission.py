@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from bananas_core.clock import Clock
+from bananas_core.held import ClaimKey
 from bananas_core.hooks import Decision
 from bananas_core.job import Claim, Outcome, OutcomeKind
-from bananas_core.renew import ClaimKey
 
 if TYPE_CHECKING:
     from bananas_core.app import Bananas

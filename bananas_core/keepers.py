@@ -14,9 +14,10 @@ from typing import Final
 
 from bananas_core.clock import Clock
 from bananas_core.errors import BananasError, ResultBackendError
+from bananas_core.held import ClaimKey, ClaimTable, Start
 from bananas_core.job import Cancel, Claim, RenewMode, Session
 from bananas_core.pair import Pair
-from bananas_core.renew import NOTHING, RENEW_EVERY, ClaimKey, Notices, Renewer, Start
+from bananas_core.renew import NOTHING, RENEW_EVERY, Notices, Renewer
 
 log = logging.getLogger("bananas.renew")
 
@@ -40,6 +41,7 @@ class ThreadKeeper:
         self._make_pair = make_pair
         self._clock = clock
         self._every = every
+        self._held = ClaimTable()
         self._todo: deque[Callable[[Renewer], None]] = deque()
         self._notices: deque[Notices] = deque()
         self._confirmed = 0.0
@@ -107,14 +109,14 @@ class ThreadKeeper:
 
     def hold(self, claims: Sequence[Claim]) -> None:
         keys = [(claim.id, claim.fence) for claim in claims]
-        self._todo.append(lambda renewer: renewer.hold(keys))
+        self._todo.append(lambda _: self._held.hold(keys))
 
     def started(self, starts: Sequence[Start]) -> None:
-        self._todo.append(lambda renewer: renewer.started(starts))
+        self._todo.append(lambda _: self._held.started(starts))
 
     def drop(self, keys: Iterable[ClaimKey]) -> None:
         gone = list(keys)
-        self._todo.append(lambda renewer: renewer.drop(gone))
+        self._todo.append(lambda _: self._held.drop(gone))
 
     def confirmed(self) -> float:
         return self._confirmed
@@ -138,7 +140,7 @@ class ThreadKeeper:
         self._stop = stop = asyncio.Event()
         if self._left.is_set():
             return  # given up before this thread began
-        renewer = Renewer(session, self._clock)
+        renewer = Renewer(session, self._held, self._clock)
         pair = self._make_pair()
         # The ledger alone: this thread moves no messages.
         await pair.backend.open(guard=not pair.fused, horizon=0.0)

@@ -102,6 +102,9 @@ class Link:
 
     What the socket doesn't take is kept and sent when the other end reads again; what both ends
     know to be still running bounds it (see ``unsent``).
+
+    With ``rest`` seconds between two looks at what arrives, a busy other end wakes this process
+    that often and not with each frame: a wake-up costs more than what is to be done in it.
     """
 
     def __init__(
@@ -110,17 +113,19 @@ class Link:
         *,
         received: Callable[[bytes], None],
         closed: Callable[[], None],
+        rest: float = 0.0,
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._received = received
         self._closed = closed
+        self._rest = rest
         self._frames = Frames()
         self._out = bytearray()
         self._waiting = False
         self._open = True
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock.fileno(), self.drain)
+        self._loop.add_reader(sock.fileno(), self._readable)
 
     @property
     def open(self) -> bool:
@@ -139,28 +144,45 @@ class Link:
             if not self._waiting:
                 self._flush()
 
-    def drain(self) -> None:
-        """Take in all that has arrived: also called by those who can't wait for the loop."""
+    def drain(self) -> bool:
+        """Take in all that has arrived; whether that is anything. Also called by those who can't
+        wait for the loop."""
+        some = False
         while self._open:
             try:
                 data = self._sock.recv(_READ)
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except OSError:
                 data = b""
             if not data:
                 self.close()
                 self._closed()
-                return
+                break
+            some = True
             try:
                 for body in self._frames.feed(data):
                     self._received(body)
             except BrokenFrame:
                 self.close()
                 self._closed()
-                return
+                break
             if len(data) < _READ:
-                return
+                break
+        return some
+
+    def _readable(self) -> None:
+        if self.drain() and self._open and self._rest > 0:
+            self._loop.remove_reader(self._sock.fileno())
+            self._loop.call_later(self._rest, self._look)
+
+    def _look(self) -> None:
+        """After a rest: the other end may still be busy."""
+        busy = self.drain()
+        if self._open and busy:
+            self._loop.call_later(self._rest, self._look)
+        elif self._open:
+            self._loop.add_reader(self._sock.fileno(), self._readable)
 
     def close(self) -> None:
         """Without telling ``closed``. Safe to repeat."""

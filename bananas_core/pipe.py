@@ -14,9 +14,18 @@ import msgspec
 
 from bananas_core.clock import Clock
 from bananas_core.errors import ResultBackendUnavailable
+from bananas_core.held import (
+    UNHELD,
+    ClaimKey,
+    Numbering,
+    NumberRun,
+    Start,
+    StartRun,
+    pack,
+)
 from bananas_core.job import Cancel, Claim, Session
 from bananas_core.link import Link
-from bananas_core.renew import NOTHING, ClaimKey, Notices, Start
+from bananas_core.renew import NOTHING, Notices
 from bananas_core.settings import Loaded
 
 BEAT_EVERY: Final = 1.0
@@ -49,11 +58,15 @@ class ReadyNow(_Message, frozen=True, kw_only=True):
 
 
 class Work(_Message, frozen=True, kw_only=True):
-    """Child: what was claimed, started and ended in one turn of its loop, in this order."""
+    """Child: what was claimed, started and ended in one turn of its loop, in this order, as
+    ``held.py`` says."""
 
-    held: list[ClaimKey] = []
-    started: list[Start] = []
-    dropped: list[ClaimKey] = []
+    first: int = 0
+    count: int = 0
+    held: msgspec.Raw = UNHELD
+    """So many keys, numbered from ``first``; left packed."""
+    started: list[StartRun] = []
+    dropped: list[NumberRun] = []
 
 
 class Beat(_Message, frozen=True, kw_only=True):
@@ -154,7 +167,11 @@ class PipeKeeper:
         self._memory = memory
         self._stop = stop
         self._link = Link(sock, received=self._take, closed=self._orphaned)
-        self._work = Work()
+        self._numbering = Numbering()
+        self._held: list[ClaimKey] = []
+        self._first = 0
+        self._started: list[StartRun] = []
+        self._dropped: list[NumberRun] = []
         self._flushing = False
         self._confirmed = 0.0
         self._cancelled: dict[ClaimKey, Cancel] = {}
@@ -191,15 +208,19 @@ class PipeKeeper:
         return not self._link.open
 
     def hold(self, claims: Sequence[Claim]) -> None:
-        self._work.held.extend([(claim.id, claim.fence) for claim in claims])
+        keys = [(claim.id, claim.fence) for claim in claims]
+        first = self._numbering.hold(keys)
+        if not self._held:
+            self._first = first
+        self._held += keys
         self._soon()
 
     def started(self, starts: Sequence[Start]) -> None:
-        self._work.started.extend(starts)
+        self._started += self._numbering.started(starts)
         self._flush()
 
     def drop(self, keys: Iterable[ClaimKey]) -> None:
-        self._work.dropped.extend(keys)
+        self._dropped += self._numbering.drop(keys)
         self._soon()
 
     def confirmed(self) -> float:
@@ -234,10 +255,21 @@ class PipeKeeper:
     def _flush(self) -> None:
         """All told so far; a later call in the same turn finds only what is new."""
         self._flushing = False
-        work = self._work
-        if work.held or work.started or work.dropped:
-            self._work = Work()
-            self._link.send(to_bytes(work))
+        held, started, dropped = self._held, self._started, self._dropped
+        if held or started or dropped:
+            self._held, self._started, self._dropped = [], [], []
+            packed = pack(held) if held else UNHELD
+            self._link.send(
+                to_bytes(
+                    Work(
+                        first=self._first,
+                        count=len(held),
+                        held=packed,
+                        started=started,
+                        dropped=dropped,
+                    )
+                )
+            )
 
     def _take(self, body: bytes) -> None:
         message = _from_parent.decode(body)

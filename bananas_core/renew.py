@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from math import inf
 from typing import Final, Protocol
 
 import msgspec
@@ -20,6 +19,7 @@ from msgspec.structs import replace
 
 from bananas_core.clock import Clock
 from bananas_core.errors import ResultBackendError
+from bananas_core.held import ClaimKey, ClaimTable, Held, Start
 from bananas_core.job import Cancel, Claim, ClaimBeat, RenewMode, Session
 from bananas_core.results import ResultBackend
 from bananas_core.state import CLAIM_TTL
@@ -30,11 +30,6 @@ RENEW_EVERY: Final = 2.0
 """Seconds between two renewals; also how soon a running job hears of its cancel."""
 SAFE_AGE: Final = CLAIM_TTL - 3.0
 """A worker whose last confirmed renewal is older cancels its work and starts nothing."""
-
-ClaimKey = tuple[str, int]
-"""(job id, fence)"""
-Start = tuple[str, int, float | None]
-"""(job id, fence, deadline in monotonic seconds)"""
 
 
 class Notices(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,34 +84,13 @@ class Keeper(Protocol):
 class Renewer:
     """The renewal of one session, on whichever loop calls ``renew``. Not thread-safe."""
 
-    def __init__(self, session: Session, clock: Clock) -> None:
+    def __init__(self, session: Session, held: Held, clock: Clock) -> None:
         self.session = session
-        self.held: dict[ClaimKey, float | None] = {}
-        """Claims and the deadlines of those that started, infinity if they have none."""
+        self.held = held
         self.confirmed = clock.monotonic()
         self._clock = clock
         self._cancelled: dict[ClaimKey, Cancel] = {}
         self._lost: set[ClaimKey] = set()
-
-    def hold(self, keys: Iterable[ClaimKey]) -> None:
-        for key in keys:
-            self.held[key] = None
-
-    def started(self, starts: Iterable[Start]) -> None:
-        held = self.held
-        for id, fence, deadline in starts:
-            key = (id, fence)
-            if key in held:
-                held[key] = inf if deadline is None else deadline
-
-    def drop(self, keys: Iterable[ClaimKey]) -> None:
-        for key in keys:
-            self.held.pop(key, None)
-
-    @property
-    def running(self) -> list[ClaimKey]:
-        """Claims whose bodies have started."""
-        return [key for key, deadline in self.held.items() if deadline is not None]
 
     async def renew(self, backend: ResultBackend) -> None:
         """One renewal of everything held.
@@ -125,24 +99,22 @@ class Renewer:
             ResultBackendError: not confirmed; try again soon.
         """
         sent = self._clock.monotonic()
-        beats = [ClaimBeat(id=id, fence=fence) for id, fence in self.held]
+        beats = [ClaimBeat(id=id, fence=fence) for id, fence in self.held.claims()]
         answer = await backend.renew(self.session, beats, mode=RenewMode.FULL)
         self.confirmed = max(self.confirmed, sent)
         fences = {beat.id: beat.fence for beat in beats}
         for id, cancel in answer.cancelled.items():
             self._cancelled[(id, fences[id])] = cancel
-        lost = [key for key in answer.lost if key in self.held]
-        self._lost.update(lost)
-        self.drop(lost)
+        if answer.lost:
+            held = set(self.held.claims())
+            lost = [key for key in answer.lost if key in held]
+            self._lost.update(lost)
+            self.held.drop(lost)
 
     async def end(self, backend: ResultBackend, *, died: bool) -> None:
         """End the session. ``died``: what was running counts as deaths; else all goes back."""
-        beats = [ClaimBeat(id=id, fence=fence) for id, fence in self.running if died]
+        beats = [ClaimBeat(id=id, fence=fence) for id, fence in self.held.running() if died]
         await backend.renew(self.session, beats, mode=RenewMode.ENDED)
-
-    def overdue(self, now: float) -> list[ClaimKey]:
-        """Running claims past their deadline (monotonic seconds)."""
-        return [key for key, end in self.held.items() if end is not None and end <= now]
 
     def notices(self) -> Notices:
         if not self._cancelled and not self._lost:
@@ -165,11 +137,12 @@ class LoopKeeper:
         self._backend = backend
         self._clock = clock
         self._every = every
+        self._held = ClaimTable()
         self._renewer: Renewer | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, session: Session) -> None:
-        self._renewer = Renewer(session, self._clock)
+        self._renewer = Renewer(session, self._held, self._clock)
         await self._renewer.renew(self._backend)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -200,13 +173,13 @@ class LoopKeeper:
         return self._renewer
 
     def hold(self, claims: Sequence[Claim]) -> None:
-        self._live.hold((claim.id, claim.fence) for claim in claims)
+        self._held.hold((claim.id, claim.fence) for claim in claims)
 
     def started(self, starts: Sequence[Start]) -> None:
-        self._live.started(starts)
+        self._held.started(starts)
 
     def drop(self, keys: Iterable[ClaimKey]) -> None:
-        self._live.drop(keys)
+        self._held.drop(keys)
 
     def confirmed(self) -> float:
         return self._live.confirmed

@@ -11,9 +11,9 @@ import msgspec
 
 from bananas_core.clock import Clock
 from bananas_core.errors import ResultBackendError
+from bananas_core.held import ClaimKey
 from bananas_core.job import ClaimBeat, Progress, RenewAnswer, RenewMode, Session, Write
 from bananas_core.pair import Pair
-from bananas_core.renew import ClaimKey
 
 log = logging.getLogger("bananas.report")
 

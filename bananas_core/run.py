@@ -6,9 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Literal
 
 from bananas_core.context import Expander, JobContext
+from bananas_core.held import ClaimKey
 from bananas_core.job import Cancel, Claim, Progress
 from bananas_core.message import Body, decode_body
-from bananas_core.renew import ClaimKey
 from bananas_core.report import Reporter
 from bananas_core.workflow.expand import expansion
 

@@ -21,8 +21,9 @@ from bananas_core.clock import Clock
 from bananas_core.context import enter
 from bananas_core.errors import BananasError, InvalidPayload
 from bananas_core.execute import error_info, failure, run_body, unknown_task
+from bananas_core.held import ClaimKey, Start
 from bananas_core.job import Cancel, Claim, Outcome, OutcomeKind, Progress
-from bananas_core.renew import ClaimKey, Keeper, Start
+from bananas_core.renew import Keeper
 from bananas_core.report import Reporter
 from bananas_core.run import RunDesk, Running
 from bananas_core.state import SUSPECT_DEATHS

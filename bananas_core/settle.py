@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from bananas_core.errors import BananasError, ResultBackendError
+from bananas_core.held import ClaimKey
 from bananas_core.job import FinishAnswer, Outcome, OutcomeKind, Ready, Settled
 from bananas_core.pair import Pair
-from bananas_core.renew import ClaimKey
 from bananas_core.send import send_ready
 
 log = logging.getLogger("bananas.settle")

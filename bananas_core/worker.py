@@ -20,10 +20,11 @@ from bananas_core.clock import Clock, SystemClock
 from bananas_core.due import DueLoop, PauseWatch
 from bananas_core.errors import ConfigurationError, ResultBackendError
 from bananas_core.fetch import Fetcher
+from bananas_core.held import ClaimKey
 from bananas_core.job import Claim, Outcome, OutcomeKind, RenewAnswer, Retention, Session
 from bananas_core.message import DEFAULT_LIMITS
 from bananas_core.pair import Pair
-from bananas_core.renew import SAFE_AGE, ClaimKey, Keeper
+from bananas_core.renew import SAFE_AGE, Keeper
 from bananas_core.report import Reporter
 from bananas_core.running import Executor, Isolation
 from bananas_core.settle import Sender, Settler
@@ -322,10 +323,15 @@ class Worker:
             for claim in claims:
                 self._hand_back(claim)
             return
+        few = 2 * len(claims) <= self.options.concurrency
+        if not few:
+            # Later: the next receive is sent first, and is answered while these run.
+            asyncio.get_running_loop().call_soon(self._fill)
         learn(self._admission.time, claims)
         self._keeper.hold(claims)
         self._backlog.push(claims, self.clock.monotonic())
-        self._fill()
+        if few:
+            self._fill()
 
     def _fill(self) -> None:
         """Start what has a free slot; nothing while our claims may have lapsed. Who waited for its

@@ -47,6 +47,10 @@ class Keys:
         """Set: jobs with documents under ``job/{id}/``."""
         self.done = prefix + "done"
         """Channel: ids that have ended."""
+        self.never = prefix + "never"
+        """No such key. Every script names it on a cluster: while a slot moves, a node takes a
+        script only if all keys that it names are there, but aborts it halfway at a key that it
+        makes up and that is not."""
         self.of_put = (self.heads, self.messages, self.events, self.made, self.due)
         """Those of ``put.lua``."""
 

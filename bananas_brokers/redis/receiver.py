@@ -104,29 +104,35 @@ class Receiver:
         call_off: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> list[T]:
         """T4: what a cancelled receive took is given back at once."""
-        gone = False
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[list[T]] = loop.create_future()
 
-        async def run() -> list[T]:
+        async def run() -> None:
             try:
                 found = await take()
-            except TransportError:
-                if gone:
-                    return []  # nobody is left to be told
+            except asyncio.CancelledError:
+                waiter.cancel()
                 raise
-            if gone or self.closing:
+            except Exception as error:
+                if not waiter.done():
+                    waiter.set_exception(error)
+                elif not isinstance(error, TransportError):
+                    raise
+                return  # or nobody is left to be told
+            if waiter.done() or self.closing:
                 await undo(found)
-                return []
-            return found
+                found = []
+            if not waiter.done():
+                waiter.set_result(found)
 
-        task = asyncio.get_running_loop().create_task(run())
+        task = loop.create_task(run())
         self._taking.add(task)
         task.add_done_callback(self._taking.discard)
         try:
-            return await asyncio.shield(task)
+            return await waiter  # not the task: what waits for that hears of it two turns later
         except asyncio.CancelledError:
-            gone = True
-            if task.done() and not task.cancelled() and task.exception() is None:
-                self._later(undo(task.result()))
+            if not waiter.cancelled() and waiter.exception() is None:
+                self._later(undo(waiter.result()))
             elif call_off is not None and not task.done():
                 self._later(call_off())
             raise

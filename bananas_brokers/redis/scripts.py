@@ -44,10 +44,11 @@ NAMES: Final = (
 
 
 class Scripts:
-    """All scripts over one wire."""
+    """All scripts over one wire. ``more``: keys that each names after its own."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, more: tuple[str, ...] = ()) -> None:
         self._wire = wire
+        self._more = more
         self._scripts = {name: script(name) for name in NAMES}
 
     async def load(self) -> None:
@@ -63,18 +64,20 @@ class Scripts:
 
     def command(self, name: str, keys: KeyNames, *args: Any) -> tuple[Any, ...]:
         """What ``post`` writes."""
-        return b"EVALSHA", self._scripts[name].sha, len(keys), *keys, *args
+        more = self._more
+        return b"EVALSHA", self._scripts[name].sha, len(keys) + len(more), *keys, *more, *args
 
     def split(self, name: str, keys: KeyNames, args: Sequence[Any], places: int) -> Split:
         """What is the same in each call of a script whose first argument is empty, the last ones
         are ``args``, and ``places`` between them differ."""
-        front = (b"EVALSHA", self._scripts[name].sha, len(keys), *keys, b"")
+        front = self.command(name, keys, b"")
         count = len(front) + places + len(args)
         return b"*%d\r\n%b" % (count, _items(front)), b"\r\n" + _items(args)
 
     async def whole(self, name: str, keys: KeyNames, *args: Any) -> Any:
         """The same with the script's text, for a server that forgot it."""
-        return await self._wire.call("EVAL", self._scripts[name].text, len(keys), *keys, *args)
+        _, _, *rest = self.command(name, keys, *args)
+        return await self._wire.call("EVAL", self._scripts[name].text, *rest)
 
 
 def _items(words: Sequence[Any]) -> bytes:

@@ -66,7 +66,8 @@ class Store:
         self.keys = Keys(namespace)
         self.wire = Wire(connector(settings, self.keys), settings.socket_timeout)
         self.guard = True
-        self._scripts = Scripts(self.wire)
+        never = (self.keys.never,) if settings.cluster else ()
+        self._scripts = Scripts(self.wire, never)
         self.kinds: dict[int, Any] = {}
         """What ``lifecycle.py`` has worked out for jobs that come often."""
         self.facts = Facts()

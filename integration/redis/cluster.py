@@ -60,12 +60,29 @@ def owner(nodes: Sequence[RedisServer], namespace: str) -> RedisServer:
 
 def move(nodes: Sequence[RedisServer], slot: int, source: RedisServer, target: RedisServer) -> None:
     """What resharding does to a slot."""
+    with begun_to_move(nodes, slot, source, target):
+        pass
+
+
+@contextmanager
+def begun_to_move(
+    nodes: Sequence[RedisServer],
+    slot: int,
+    source: RedisServer,
+    target: RedisServer,
+    first: Sequence[str] = (),
+) -> Iterator[None]:
+    """Resharding halfway: the keys ``first`` have moved; the rest does when the block ends."""
     ids = {n: client_of(n).execute_command("CLUSTER MYID").decode() for n in nodes}
     client_of(target).execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
     client_of(source).execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
     client = client_of(source)
+    place = ("127.0.0.1", target.port, "", 0, 5000)
+    if first:
+        client.execute_command("MIGRATE", *place, "KEYS", *first)
+    yield
     while keys := client.execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
-        client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        client.execute_command("MIGRATE", *place, "KEYS", *keys)
     for node in (target, source, *nodes):
         client_of(node).execute_command("CLUSTER SETSLOT", slot, "NODE", ids[target])
 

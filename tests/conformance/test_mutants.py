@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from mutants import MUTANTS, Plant
+from plant import MUTANTS, Plant
 from test_memory import harness_for
-from workflow_mutants import WORKFLOW_MUTANTS
 
 from bananas_core.errors import BananasError
 from bananas_core.testing.conformance import Limits
@@ -16,7 +16,8 @@ from bananas_core.testing.conformance import Limits
 FAILURES = (AssertionError, ValueError, TimeoutError, BananasError, pytest.fail.Exception)
 """How a test fails; being skipped is not among them."""
 
-ALL = [*MUTANTS, *WORKFLOW_MUTANTS]
+for _topic in ("transport", "claim", "record", "node", "unique", "limit", "workflow"):
+    importlib.import_module(f"{_topic}_mutants")
 
 SHORT = Limits(deadline=0.5, wake=0.3)
 
@@ -30,7 +31,9 @@ async def run(test: Callable[..., Any]) -> None:
         await harness.aclose()
 
 
-@pytest.mark.parametrize(("plant", "test"), ALL, ids=[f"{p.__name__}-{t.__name__}" for p, t in ALL])
+@pytest.mark.parametrize(
+    ("plant", "test"), MUTANTS, ids=[f"{p.__name__}-{t.__name__}" for p, t in MUTANTS]
+)
 async def test_a_fault_is_caught(
     plant: Plant, test: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,12 +4,11 @@ sees it."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from mutants import Plant, around
+from plant import around, caught_by
 
 from bananas_core import follow
 from bananas_core.errors import ResultBackendError
@@ -20,18 +19,6 @@ from bananas_core.workflow.node import End, Policy, Trigger
 from bananas_core.workflow.pages import Writing
 from bananas_core.workflow.rules import Counts
 from bananas_core.workflow.turn import Turn
-
-WORKFLOW_MUTANTS: list[tuple[Plant, Callable[..., Any]]] = []
-
-
-def caught_by(*tests: Any) -> Callable[[Plant], Plant]:
-    """Each of these tests must fail with this fault in the engine."""
-
-    def mark(plant: Plant) -> Plant:
-        WORKFLOW_MUTANTS.extend((plant, test) for test in tests)
-        return plant
-
-    return mark
 
 
 @caught_by(L.test_two_followers_at_once_join_once)

@@ -21,6 +21,7 @@ from bananas_core.children import Child
 from bananas_core.clock import SystemClock
 from bananas_core.health import HealthReport, WorkerHealth, check_health
 from bananas_core.health_server import HealthServer
+from bananas_core.held import ClaimTable
 from bananas_core.job import Query, Write
 from bananas_core.pair import Pair
 from bananas_core.pipe import Hello
@@ -133,7 +134,7 @@ def child_of(worker: Worker, **changes: object) -> Child:
     known = {
         "slot": 0,
         "hello": hello,
-        "renewer": Renewer(worker.session, SystemClock()),
+        "renewer": Renewer(worker.session, ClaimTable(), SystemClock()),
         "ready_at": now,
         "beat_at": now,
         "proved_at": now - 100,
@@ -166,7 +167,7 @@ async def test_a_child_that_runs_no_probe_is_not_healthy(
         worker._fetching.cancel()
         report = await report_of(app, child_of(worker))
         assert report.reasons == ("process 0 ran no job, not even a probe",)
-        busy = Renewer(replace(worker.session, free=0), SystemClock())
+        busy = Renewer(replace(worker.session, free=0), ClaimTable(), SystemClock())
         report = await report_of(app, child_of(worker, renewer=busy))
         assert report.ok, "one with all slots in use can't run a probe"
 

@@ -15,6 +15,7 @@ import pytest
 from bananas import Bananas
 from bananas_core.clock import SystemClock
 from bananas_core.errors import ResultBackendError, ResultBackendUnavailable
+from bananas_core.held import pack
 from bananas_core.job import Cancel, Claim, Session, VerdictKind
 from bananas_core.keepers import ThreadKeeper
 from bananas_core.link import MOST, BrokenFrame, Frames, Link, frame
@@ -80,6 +81,42 @@ async def test_a_full_pipe_blocks_nobody_and_loses_nothing() -> None:
     assert link.unsent == 0
     link.close()
     theirs.close()
+
+
+async def test_a_link_that_rests_reads_all_and_is_woken_seldom() -> None:
+    ours, theirs = socket.socketpair()
+    got: list[bytes] = []
+    wakes: list[int] = []
+    ends: list[bool] = []
+
+    def take(body: bytes) -> None:
+        got.append(body)
+
+    link = Link(ours, received=take, closed=lambda: ends.append(True), rest=0.02)
+    begun = time.monotonic()
+    for number in range(200):
+        theirs.sendall(frame(b"%d" % number))
+        before = len(got)
+        await asyncio.sleep(0.0005)
+        if len(got) > before:
+            wakes.append(len(got))
+
+    async def all_read() -> bool:
+        return len(got) == 200
+
+    await eventually(all_read)
+    assert got == [b"%d" % number for number in range(200)]
+    assert len(wakes) <= 2 + (time.monotonic() - begun) / 0.02
+    theirs.sendall(frame(b"last"))
+    theirs.close()
+
+    async def ended() -> bool:
+        return bool(ends)
+
+    await eventually(ended)
+    assert got[-1] == b"last"
+    assert ends == [True]
+    assert not link.open
 
 
 # -- the pipe's keeper -----------------------------------------------------------------------------
@@ -157,7 +194,8 @@ async def test_a_start_is_in_the_pipe_before_the_body_runs(ends: Ends) -> None:
     ends.keeper.hold([claim])
     ends.keeper.started([(claim.id, 1, 5.0)])
     await asyncio.create_task(body())
-    assert seen == [Work(held=[(claim.id, 1)], started=[(claim.id, 1, 5.0)])]
+    held = pack([(claim.id, 1)])
+    assert seen == [Work(first=0, count=1, held=held, started=[(0, 1, 5.0)])]
 
 
 async def test_confirmations_count_although_the_loop_was_blocked(ends: Ends) -> None:
@@ -191,7 +229,9 @@ async def test_the_parent_may_stop_its_child_and_its_end_stops_it_at_once(ends: 
 
 
 async def test_the_session_ends_when_the_parent_says_so(ends: Ends) -> None:
-    ends.keeper.drop([("a", 1)])
+    claim = claim_of("t")
+    ends.keeper.hold([claim])
+    ends.keeper.drop([(claim.id, 1)])
     stopping = asyncio.create_task(ends.keeper.stop())
     told: list[FromChild] = []
 
@@ -200,7 +240,7 @@ async def test_the_session_ends_when_the_parent_says_so(ends: Ends) -> None:
         return len(told) == 2
 
     await eventually(asked)
-    assert told == [Work(dropped=[("a", 1)]), EndSession()]
+    assert told == [Work(count=1, held=pack([(claim.id, 1)]), dropped=[(0, 1)]), EndSession()]
     assert not stopping.done()
     ends.parent.tell(SessionEnded())
     await asyncio.wait_for(stopping, 1)

@@ -15,6 +15,7 @@ from bananas_core import upkeep
 from bananas_core.children import Child, restart_delay
 from bananas_core.clock import SystemClock
 from bananas_core.errors import ResultBackendUnavailable
+from bananas_core.held import pack
 from bananas_core.job import Cancel, ClaimBeat, RenewAnswer, RenewMode, Session
 from bananas_core.link import frame
 from bananas_core.pipe import (
@@ -110,7 +111,11 @@ async def made(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Made]:
     made.close()
 
 
-WORK = Work(held=[("a", 1), ("b", 1), ("c", 1)], started=[("a", 1, None), ("b", 1, 5.0)])
+WORK = Work(
+    count=3,
+    held=pack([("a", 1), ("b", 1), ("c", 1)]),
+    started=[(0, 1, None), (1, 1, 5.0)],
+)
 
 
 async def told(made: Made, *messages: FromChild) -> Child:
@@ -118,7 +123,7 @@ async def told(made: Made, *messages: FromChild) -> Child:
     made.say(*messages)
 
     async def taken() -> bool:
-        return made.child.renewer is not None and ("a", 1) in made.child.renewer.held
+        return ("a", 1) in made.child.held.claims()
 
     await eventually(taken)
     return made.child
@@ -126,7 +131,7 @@ async def told(made: Made, *messages: FromChild) -> Child:
 
 async def test_only_what_ran_counts_as_a_death_when_a_child_crashes(made: Made) -> None:
     child = await told(made, WORK)
-    made.say(Work(dropped=[("b", 1)]))
+    made.say(Work(dropped=[(1, 1)]))
     made.end()
     assert child.gone()
     ledger = Ledger()
@@ -206,7 +211,7 @@ async def test_renewals_go_on_after_an_outage_and_bring_notices(made: Made) -> N
 
     async def confirmed() -> bool:
         assert child.renewer is not None
-        return child.renewer.confirmed >= begun and ("c", 1) not in child.renewer.held
+        return child.renewer.confirmed >= begun and ("c", 1) not in child.held.claims()
 
     await eventually(confirmed)
     made.theirs.settimeout(5)
