@@ -27,7 +27,7 @@ async def test_workers_keep_their_promises(
 ) -> None:  # fmt: skip
     need(RedisServer)
     monkeypatch.setenv("BANANAS_NAMESPACE", namespace)
-    with RedisServer() as ledger:
+    with RedisServer(appendfsync="always") as ledger:
         stage = Stage(tmp_path, LEVEL, 1, rabbit, ledger)
         try:
             await scenario(stage)
