@@ -40,6 +40,8 @@ class Link:
         self._connection: AbstractConnection | None = None
         self._connecting: asyncio.Task[AbstractConnection] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._turn = 0
+        """Which host is tried next; after a loss, the one behind the host that was lost."""
         self._failed_at = 0.0
         self._failure: BananasError | None = None
         self._wait = FIRST_WAIT
@@ -108,6 +110,7 @@ class Link:
     def drop(self, connection: AbstractConnection) -> None:
         """Give up a connection that doesn't answer, without waiting for its end."""
         if connection is self._connection:
+            self._turn += 1
             self._end(connection)
             self._lost()
 
@@ -140,12 +143,28 @@ class Link:
             self._wait = min(LONGEST_WAIT, 2 * self._wait)
 
     async def _connect(self) -> AbstractConnection:
+        hosts = self.settings.hosts
+        for left in reversed(range(len(hosts))):
+            turn = self._turn % len(hosts)
+            try:
+                connection = await self._connect_to(*hosts[turn])
+            except TransportUnavailable:
+                self._turn += 1
+                if not left:
+                    raise
+                continue
+            connection.close_callbacks.add(lambda *_: self._gone(connection))
+            self._connection = connection
+            return connection
+        raise AssertionError("a URL names one host at least")
+
+    async def _connect_to(self, host: str, port: int) -> AbstractConnection:
         settings = self.settings
         try:
             async with asyncio.timeout(settings.connect_timeout):
-                connection = await aio_pika.connect(
-                    host=settings.host,
-                    port=settings.port,
+                return await aio_pika.connect(
+                    host=host,
+                    port=port,
                     login=settings.user,
                     password=settings.password,
                     virtualhost=settings.vhost,
@@ -156,13 +175,11 @@ class Link:
                 )
         except CLIENT as error:
             raise translate(error, settings.label) from error
-        connection.close_callbacks.add(lambda *_: self._gone(connection))
-        self._connection = connection
-        return connection
 
     def _gone(self, connection: AbstractConnection) -> None:
         if connection is self._connection and not self._closed:
             log.warning("the %s connection to %s was lost", self._purpose, self.settings.label)
+            self._turn += 1
             self._connection = None
             self._lost()
 

@@ -1,4 +1,4 @@
-"""What an ``amqp://`` URL says."""
+"""What an ``amqp://`` or ``rabbitmq://`` URL says: the scheme has two names."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import msgspec
 from bananas_core.errors import ConfigurationError
 from bananas_core.urls import boolean, parse_url, read_options
 
-SCHEMES: Final = {"amqp": 5672, "amqps": 5671}
+SECURE: Final = ("amqps", "rabbitmqs")
+SCHEMES: Final = {"amqp": 5672, "rabbitmq": 5672, **dict.fromkeys(SECURE, 5671)}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One virtual host of one server or cluster, and how it is used."""
 
     scheme: str
-    host: str
-    port: int
+    hosts: tuple[tuple[str, int], ...]
+    """Nodes of one cluster with their ports, tried in turn."""
     vhost: str = "/"
     user: str = "guest"
     password: str = "guest"
     socket_timeout: float = 10.0
     """Seconds after which a call without an answer fails."""
     connect_timeout: float = 5.0
-    """Seconds for connecting."""
+    """Seconds for connecting to one host."""
     heartbeat: int = 5
     """Seconds between signs of life; the server gives back what a silent worker held after two."""
     ssl_ca_certs: str | None = None
@@ -38,13 +39,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tls(self) -> bool:
-        return self.scheme == "amqps"
+        return self.scheme in SECURE
 
     @property
     def label(self) -> str:
         """For people; no secret in it."""
         vhost = "" if self.vhost == "/" else f"/{self.vhost}"
-        return f"{self.scheme}://{self.host}:{self.port}{vhost}"
+        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
+        return f"{self.scheme}://{hosts}{vhost}"
 
     def __repr__(self) -> str:
         return f"Settings({self.label})"
@@ -72,12 +74,14 @@ def read_settings(url: str) -> Settings:
         },
     )
     for name in options:
-        if name.startswith("ssl_") and parsed.scheme != "amqps":
-            raise ConfigurationError(f"amqp:// has no option {name!r}; it is of amqps://")
+        if name.startswith("ssl_") and parsed.scheme not in SECURE:
+            raise ConfigurationError(
+                f"{parsed.scheme}:// has no option {name!r}; it is of {parsed.scheme}s://"
+            )
+    port = SCHEMES[parsed.scheme]
     return Settings(
         scheme=parsed.scheme,
-        host=parsed.host or "localhost",
-        port=parsed.port or SCHEMES[parsed.scheme],
+        hosts=tuple((host or "localhost", own or port) for host, own in parsed.hosts),
         vhost=parsed.path or "/",
         user="guest" if parsed.user is None else parsed.user,
         password="guest" if parsed.password is None else parsed.password,

@@ -1,4 +1,4 @@
-"""The transport of ``amqp://``, for any ledger that is somewhere else."""
+"""The transport of ``amqp://`` and ``rabbitmq://``, for any ledger that is somewhere else."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Session:
 
 
 class RabbitTransport:
-    """``amqp://user:password@host:5672/vhost``, or ``amqps://``."""
+    """``amqp://user:password@host:5672,host:5672/vhost``, or ``amqps://``."""
 
     def __init__(self, url: str, namespace: str, *, lease: float = LEASE) -> None:
         self.settings = read_settings(url)

@@ -11,9 +11,11 @@ import pytest
 from bananas_brokers.rabbitmq.transport import RabbitTransport
 from bananas_core.errors import ConfigurationError, TransportError, TransportUnavailable
 from bananas_core.pair import load_pair
+from bananas_core.testing.conformance.harness import eventually
 from bananas_core.testing.conformance.support import bodies, message, send
 from integration.rabbitmq.support import plain
-from integration.servers import Proxy, RabbitServer
+from integration.servers import Network, Proxy, RabbitServer
+from integration.servers.base import free_port
 from integration.servers.need import need
 
 SECONDS = 10.0
@@ -44,6 +46,27 @@ async def test_a_login_and_a_virtual_host(rabbit: RabbitServer, namespace: str) 
             await RabbitTransport(url, namespace).open()
         assert not isinstance(caught.value, TransportUnavailable)
         assert "wrongword" not in str(caught.value)
+
+
+async def test_several_hosts_are_tried_in_turn(rabbit: RabbitServer, namespace: str) -> None:
+    """The first is not there; of the other two, one is lost, and then the other is used."""
+    with Proxy(rabbit.port) as one, Proxy(rabbit.port) as two:
+        places = ",".join(f"127.0.0.1:{port}" for port in (free_port(), one.port, two.port))
+        transport = RabbitTransport(f"rabbitmq://guest:guest@{places}", namespace)
+        await transport.open()
+        await send(transport, message("a", "q"))
+        assert (one.connections > 0, two.connections) == (True, 0)
+        one.become(Network.GONE)
+
+        async def sent() -> bool:
+            try:
+                return await transport.send([message("b", "q")]) == [None]
+            except TransportUnavailable:
+                return False
+
+        await eventually(sent, SECONDS)
+        assert two.connections > 0
+        await transport.close()
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")

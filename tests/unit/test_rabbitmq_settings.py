@@ -14,14 +14,25 @@ from bananas_core.pair import load_pair
 
 def test_forms_of_urls() -> None:
     settings = read_settings("amqp://me:p%40ss@mq:7000/a%2Fb?socket_timeout=2.5&heartbeat=3")
-    assert (settings.host, settings.port, settings.vhost) == ("mq", 7000, "a/b")
+    assert (settings.hosts, settings.vhost) == ((("mq", 7000),), "a/b")
     assert (settings.user, settings.password) == ("me", "p@ss")
     assert (settings.socket_timeout, settings.heartbeat) == (2.5, 3)
-    assert read_settings("amqp://mq").port == 5672
+    assert read_settings("amqp://mq").hosts == (("mq", 5672),)
     assert read_settings("amqp://mq").vhost == read_settings("amqp://mq/").vhost == "/"
     assert read_settings("amqp://mq/%2F").vhost == "/"
     secure = read_settings("amqps://mq?ssl_ca_certs=/ca.pem&ssl_check_hostname=no")
-    assert (secure.port, secure.tls, secure.ssl_check_hostname) == (5671, True, False)
+    assert (secure.hosts, secure.tls, secure.ssl_check_hostname) == ((("mq", 5671),), True, False)
+
+
+def test_the_other_name_and_several_hosts() -> None:
+    settings = read_settings("rabbitmq://me:pw@a:1,b,[::1]:3/jobs")
+    assert settings.hosts == (("a", 1), ("b", 5672), ("::1", 3))
+    assert (settings.user, settings.vhost, settings.tls) == ("me", "jobs", False)
+    assert settings.label == "rabbitmq://a:1,b:5672,::1:3/jobs"
+    secure = read_settings("rabbitmqs://a,b?ssl_ca_certs=/ca.pem")
+    assert (secure.hosts, secure.tls) == ((("a", 5671), ("b", 5671)), True)
+    pair = load_pair("rabbitmq://a,b", "sqlite:///jobs.db", "bananas")
+    assert isinstance(pair.transport, RabbitTransport)
 
 
 @pytest.mark.parametrize(
