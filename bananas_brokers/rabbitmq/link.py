@@ -145,17 +145,16 @@ class Link:
     async def _connect(self) -> AbstractConnection:
         hosts = self.settings.hosts
         for left in reversed(range(len(hosts))):
-            turn = self._turn % len(hosts)
             try:
-                connection = await self._connect_to(*hosts[turn])
+                connection = await self._connect_to(*hosts[self._turn % len(hosts)])
             except TransportUnavailable:
                 self._turn += 1
                 if not left:
                     raise
-                continue
-            connection.close_callbacks.add(lambda *_: self._gone(connection))
-            self._connection = connection
-            return connection
+            else:
+                connection.close_callbacks.add(lambda *_, mine=connection: self._gone(mine))
+                self._connection = connection
+                return connection
         raise AssertionError("a URL names one host at least")
 
     async def _connect_to(self, host: str, port: int) -> AbstractConnection:

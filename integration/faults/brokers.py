@@ -29,8 +29,8 @@ VICTIM_SLOTS: Final = 50
 
 
 async def broker_kills(stage: Stage) -> None:
-    """kill -9 of a child of one worker every 2 s, and of the server, which syncs each write, several
-    times: nothing is lost, and within 15 s of each restart workers run at full concurrency
+    """kill -9 of one worker's children every 2 s, and of the server, which syncs each write,
+    several times: nothing is lost, and within 15 s of each restart workers run at full concurrency
     again."""
     await _outages(stage, [_killed(stage, stage.server)] * stage.level.broker_kills)
 

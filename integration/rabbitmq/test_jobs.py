@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -14,11 +15,13 @@ from bananas_core.errors import PayloadTooLarge
 from bananas_core.job import JobState
 from bananas_plugins.rate_limit import Limit
 from bananas_plugins.unique import Unique
-from integration.rabbitmq.support import full
+from integration.rabbitmq.support import full, plain
 from integration.servers import RabbitServer, RedisServer
 from integration.servers.need import need
 
 KIB = 1024
+DELAY = 2.0
+QUORUM = {"x-queue-type": "quorum"}
 
 
 @pytest.fixture(scope="session")
@@ -141,21 +144,63 @@ async def test_a_graceful_stop_gives_everything_back(app: Bananas) -> None:
                 await asyncio.sleep(0.05)
 
 
-@full
-@pytest.mark.timeout(300)
+async def test_a_delayed_job_is_never_early(app: Bananas) -> None:
+    due: dict[int, float] = {}
+    late: dict[int, float] = {}
+
+    @app.task
+    async def noted(number: int) -> None:
+        late[number] = time.time() - due[number]
+
+    async with working(app):
+        jobs = []
+        for number in range(20):
+            due[number] = time.time() + DELAY
+            jobs.append(await noted.job(number).options(delay=DELAY).submit())
+            await asyncio.sleep(0.05)
+        for job in jobs:
+            await job.result(timeout=20)
+    assert min(late.values()) >= 0.0
+    assert max(late.values()) <= 1.0
+
+
+@pytest.mark.parametrize(
+    "seconds", [4, pytest.param(60, marks=[full, pytest.mark.timeout(300)])], ids=str
+)
 async def test_a_job_longer_than_the_consumer_timeout_runs_once(
-    redis_url: str, namespace: str
+    redis_url: str, namespace: str, seconds: int
 ) -> None:
+    """Three times as long; a plain client that holds a message for so long loses its channel."""
     starts: list[float] = []
-    with RabbitServer(settings={"consumer_timeout": "60000"}) as server:
+    server = RabbitServer(
+        settings={"consumer_timeout": f"{seconds}000"},
+        advanced="[{rabbit, [{channel_tick_interval, 1000}]}].\n",
+    )
+    async with server:
         app = Bananas(server.url, result_backend_url=redis_url, namespace=namespace)
 
         @app.task
         async def long() -> str:
             starts.append(1.0)
-            await asyncio.sleep(150)
+            await asyncio.sleep(3 * seconds)
             return "done"
 
         async with working(app):
-            assert await (await long.submit()).result(timeout=200) == "done"
+            job = await long.submit()
+            held = asyncio.create_task(asyncio.to_thread(loses_its_channel, server, 3.0 * seconds))
+            assert await job.result(timeout=5 * seconds) == "done"
+            assert await held
     assert len(starts) == 1
+
+
+def loses_its_channel(server: RabbitServer, seconds: float) -> bool:
+    """Take a message and keep it; whether the server closed the channel within that time."""
+    with plain(server) as connection:
+        channel = connection.channel()
+        channel.queue_declare("held", durable=True, arguments=QUORUM)
+        channel.basic_publish("", "held", b"")
+        channel.basic_consume("held", lambda *_: None)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and channel.is_open:
+            connection.process_data_events(time_limit=0.5)
+        return not channel.is_open

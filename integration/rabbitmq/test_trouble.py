@@ -13,6 +13,7 @@ from bananas_core.errors import TransportError, TransportUnavailable
 from bananas_core.testing.conformance import Harness
 from bananas_core.testing.conformance.harness import eventually
 from bananas_core.testing.conformance.support import bodies, message, nothing_left, receive, send
+from bananas_core.transport import Outgoing
 from integration.rabbitmq.support import full, pair_on, plain, queues_in
 from integration.servers import Network, Proxy, RabbitServer
 
@@ -102,6 +103,40 @@ async def test_an_alarm_fails_submits_in_time(rabbit: RabbitServer, namespace: s
     transport = await opened(rabbit.url, namespace)
     await transport.examine()
     assert not any("alarm" in text for text in transport.warnings())
+    await transport.close()
+
+
+async def test_what_has_no_queue_is_an_error(rabbit: RabbitServer, namespace: str) -> None:
+    """The server returns it, and the queue can't be made anew: that is told, for each message."""
+    rabbit.ctl("add_user", namespace, "secret")
+    rabbit.ctl("set_permissions", namespace, ".*", ".*", ".*")
+    url = rabbit.url.replace("guest:guest", f"{namespace}:secret")
+    transport, queue = await opened(url, namespace), f"{namespace}/q/1-of-4"
+    await send(transport, message("there", "q"))
+    rabbit.ctl("set_permissions", namespace, "", ".*", ".*")
+    with plain(rabbit) as connection:
+        connection.channel().queue_delete(queue)
+    answers = await transport.send([message(body, "q") for body in "abc"])
+    assert all(isinstance(answer, TransportError) for answer in answers)
+    assert len(answers) == 3
+    await transport.close()
+
+
+async def test_sizes_at_the_limit(rabbit: RabbitServer, namespace: str) -> None:
+    transport = await opened(rabbit.url, namespace)
+    most = transport.capabilities.max_message
+    sizes = (most - 1, most, most + 1)
+    answers = await transport.send([Outgoing(body=b"x" * n, queue="q") for n in sizes])
+    assert answers[:2] == [None, None]
+    assert isinstance(answers[2], TransportError)
+    assert not isinstance(answers[2], TransportUnavailable)
+    got: list[int] = []
+    async with asyncio.timeout(10):
+        while len(got) < 2:
+            found = await transport.receive(["q"], 2, 1.0)
+            assert await transport.ack(found) == [True] * len(found)
+            got += [len(delivery.body) for delivery in found]
+    assert sorted(got) == [most - 1, most]
     await transport.close()
 
 
