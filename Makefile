@@ -9,7 +9,7 @@ STAMP   = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check brokers brokers-down integration simulate faults bench bench-full
-.PHONY: bench-sqlite docs fmt clean
+.PHONY: bench-sqlite bench-rabbitmq docs fmt clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ bench: venv ## Measure Bananas and its peers, ten minutes at most
 
 bench-sqlite: venv ## Measure Bananas and a plain loop on SQLite
 	$(BIN)/python -m benchmarks.sqlite
+
+bench-rabbitmq: venv ## Measure Bananas and a plain loop on RabbitMQ
+	@scripts/install_servers.sh $(BIN)/python
+	$(BIN)/python -m benchmarks.rabbitmq
 
 bench-full: venv ## The same with more rounds, more jobs and all peers' redelivery: an hour at most
 	@$(MAKE) --no-print-directory bench BENCH="--full $(BENCH)"

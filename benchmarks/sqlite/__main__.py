@@ -12,9 +12,8 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.sqlite.measure import Summary, compare
+from benchmarks.sqlite.measure import Summary, compare, table
 
 SQLITE = {"bare sqlite3 loop": "benchmarks.sqlite.bare", "bananas": "benchmarks.sqlite.ours"}
 MEASURES = {
@@ -33,7 +32,7 @@ def main() -> int:
     short = []
     for title, (what, subjects, target) in MEASURES.items():
         found[title] = compare(what, options.jobs, options.rounds, subjects)
-        Console().print(_table(title, found[title], target))
+        Console().print(table(title, found[title], target))
         ratio = found[title][-1].ratio
         if ratio is not None and ratio < target:
             short.append(f"{title}: {ratio:.2f} of the bare loop, target {target:.2f}")
@@ -50,21 +49,6 @@ def main() -> int:
     for line in short:
         print(f"below target: {line}", file=sys.stderr)
     return 1 if short else 0
-
-
-def _table(title: str, rows: list[Summary], target: float) -> Table:
-    table = Table(title=f"{title} (target ≥ {target:.0%} of the first line)")
-    for column in ("subject", "jobs/s", "range", "CPU µs/job", "ratio"):
-        table.add_column(column, justify="left" if column == "subject" else "right")
-    for row in rows:
-        table.add_row(
-            row.name,
-            f"{row.rate:,.0f}",
-            f"{row.low:,.0f}-{row.high:,.0f}",
-            f"{row.cpu_us:.1f}",
-            "" if row.ratio is None else f"{row.ratio:.2f}",
-        )
-    return table
 
 
 if __name__ == "__main__":

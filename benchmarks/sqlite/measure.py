@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.table import Table
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +111,22 @@ def _summary(name: str, found: list[Sample], limit: list[Sample]) -> Summary:
         cpu_us=statistics.median(s.cpu_us for s in found),
         ratio=None if found is limit else statistics.median(pairs),
     )
+
+
+def table(title: str, rows: list[Summary], target: float) -> Table:
+    """For reading. ``target``: of the last line's ratio."""
+    table = Table(title=f"{title} (target ≥ {target:.0%} of the first line)")
+    for column in ("subject", "jobs/s", "range", "CPU µs/job", "ratio"):
+        table.add_column(column, justify="left" if column == "subject" else "right")
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.rate:,.0f}",
+            f"{row.low:,.0f}-{row.high:,.0f}",
+            f"{row.cpu_us:.1f}",
+            "" if row.ratio is None else f"{row.ratio:.2f}",
+        )
+    return table
 
 
 def _environment() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.servers import RabbitServer
+from integration.servers import RabbitServer, RedisServer
 from integration.servers.need import need
 
 
@@ -18,6 +18,14 @@ def rabbit() -> Iterator[RabbitServer]:
     need(RabbitServer)
     with RabbitServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A running server for ledgers."""
+    need(RedisServer)
+    with RedisServer(appendonly=False) as server:
+        yield server.url
 
 
 @pytest.fixture

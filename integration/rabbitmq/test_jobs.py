@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -16,19 +16,11 @@ from bananas_core.job import JobState
 from bananas_plugins.rate_limit import Limit
 from bananas_plugins.unique import Unique
 from integration.rabbitmq.support import full, plain
-from integration.servers import RabbitServer, RedisServer
-from integration.servers.need import need
+from integration.servers import RabbitServer
 
 KIB = 1024
 DELAY = 2.0
 QUORUM = {"x-queue-type": "quorum"}
-
-
-@pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    need(RedisServer)
-    with RedisServer(appendonly=False) as server:
-        yield server.url
 
 
 @pytest.fixture
