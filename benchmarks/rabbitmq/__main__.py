@@ -34,7 +34,7 @@ def main() -> int:
     with RabbitServer() as server, RedisServer() as ledger:
         os.environ["BANANAS_BROKER_URL"] = server.url
         os.environ["BANANAS_RESULT_BACKEND_URL"] = ledger.url
-        version = server.ctl("version").strip()
+        version = server.call("rabbit_misc:version()").strip('"')
         for title, (what, target) in MEASURES.items():
             found[title] = compare(what, options.jobs, options.rounds, SUBJECTS)
             Console().print(table(title, found[title], target))

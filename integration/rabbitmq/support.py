@@ -22,8 +22,7 @@ def plain(server: RabbitServer) -> pika.BlockingConnection:
 
 def queues_in(server: RabbitServer, namespace: str) -> list[str]:
     """The queues of a namespace."""
-    names = server.ctl("list_queues", "name", "--silent").split()
-    return sorted(name for name in names if name.startswith(f"{namespace}/"))
+    return [name for name in server.queues() if name.startswith(f"{namespace}/")]
 
 
 def pair_on(url: str, ledger_url: str, namespace: str, *, lease: float = LEASE) -> Pair:

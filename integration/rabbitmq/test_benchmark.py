@@ -16,14 +16,9 @@ def test_a_subject_runs(
 ) -> None:
     monkeypatch.setenv("BANANAS_BROKER_URL", rabbit.url)
     monkeypatch.setenv("BANANAS_RESULT_BACKEND_URL", redis_url)
-    before = queues(rabbit)
+    before = rabbit.queues()
     found = sample(module, what, 300)
     assert found.jobs == 300
     assert found.cpu > 0
     assert found.rate > 0
-    assert queues(rabbit) == before  # its queues are gone, with what was in them
-
-
-def queues(server: RabbitServer) -> list[str]:
-    """The server's queues."""
-    return sorted(server.ctl("list_queues", "name", "--silent").split())
+    assert rabbit.queues() == before  # its queues are gone, with what was in them

@@ -33,9 +33,9 @@ async def works(url: str, namespace: str) -> None:
 
 
 async def test_a_login_and_a_virtual_host(rabbit: RabbitServer, namespace: str) -> None:
-    rabbit.ctl("add_user", "jobs", "s:cret/1")
-    rabbit.ctl("add_vhost", "other/host")
-    rabbit.ctl("set_permissions", "-p", "other/host", "jobs", ".*", ".*", ".*")
+    rabbit.add_user("jobs", "s:cret/1")
+    rabbit.call('rabbit_vhost:add(<<"other/host">>, <<"test">>)')
+    rabbit.allow("jobs", "other/host")
     place = f"127.0.0.1:{rabbit.port}"
     await works(f"amqp://jobs:s%3Acret%2F1@{place}/other%2Fhost", namespace)
     for url, text in (

@@ -78,7 +78,7 @@ async def test_queues_are_deleted_under_load(rabbit: RabbitServer, namespace: st
 async def test_an_alarm_fails_submits_in_time(rabbit: RabbitServer, namespace: str) -> None:
     transport = await opened(rabbit.url + "?socket_timeout=2", namespace)
     await send(transport, message("before", "q"))
-    rabbit.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    rabbit.call("vm_memory_monitor:set_vm_memory_high_watermark({absolute, 1000000})")
     try:
         begun = time.monotonic()
         first, second = await asyncio.gather(
@@ -94,7 +94,7 @@ async def test_an_alarm_fails_submits_in_time(rabbit: RabbitServer, namespace: s
             assert any("alarm" in text for text in one.warnings())
         await one.close()
     finally:
-        rabbit.ctl("set_vm_memory_high_watermark", "0.4")
+        rabbit.call("vm_memory_monitor:set_vm_memory_high_watermark(0.4)")
 
     async def sent() -> bool:
         return await transport.send([message("after", "q")]) == [None]
@@ -108,12 +108,12 @@ async def test_an_alarm_fails_submits_in_time(rabbit: RabbitServer, namespace: s
 
 async def test_what_has_no_queue_is_an_error(rabbit: RabbitServer, namespace: str) -> None:
     """The server returns it, and the queue can't be made anew: that is told, for each message."""
-    rabbit.ctl("add_user", namespace, "secret")
-    rabbit.ctl("set_permissions", namespace, ".*", ".*", ".*")
+    rabbit.add_user(namespace, "secret")
+    rabbit.allow(namespace)
     url = rabbit.url.replace("guest:guest", f"{namespace}:secret")
     transport, queue = await opened(url, namespace), f"{namespace}/q/1-of-4"
     await send(transport, message("there", "q"))
-    rabbit.ctl("set_permissions", namespace, "", ".*", ".*")
+    rabbit.allow(namespace, configure="")
     with plain(rabbit) as connection:
         connection.channel().queue_delete(queue)
     answers = await transport.send([message(body, "q") for body in "abc"])
