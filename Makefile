@@ -9,7 +9,7 @@ STAMP   = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check brokers brokers-down integration simulate faults bench bench-full
-.PHONY: bench-sqlite bench-postgres docs fmt clean
+.PHONY: bench-sqlite bench-postgres bench-rabbitmq docs fmt clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ bench-sqlite: venv ## Measure Bananas and a plain loop on SQLite
 bench-postgres: venv ## Measure Bananas and a plain loop on PostgreSQL
 	@scripts/install_servers.sh $(BIN)/python
 	$(BIN)/python -m benchmarks.postgres
+
+bench-rabbitmq: venv ## Measure Bananas and a plain loop on RabbitMQ
+	@scripts/install_servers.sh $(BIN)/python
+	$(BIN)/python -m benchmarks.rabbitmq
 
 bench-full: venv ## The same with more rounds, more jobs and all peers' redelivery: an hour at most
 	@$(MAKE) --no-print-directory bench BENCH="--full $(BENCH)"

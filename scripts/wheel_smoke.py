@@ -18,6 +18,7 @@ from pathlib import Path
 IMPORT_BUDGET_MS = 100.0
 # Loading any of these is work that most programs never need, or need only once they run.
 NOT_AT_IMPORT = (
+    "aio_pika",
     "asyncio",
     "asyncpg",
     "pydantic",

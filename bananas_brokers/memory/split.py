@@ -21,6 +21,7 @@ from bananas_brokers.memory.connection import Connection
 from bananas_brokers.memory.kvstore import NO_FAULTS, MemoryKeyValueStore, StoreFaults
 from bananas_brokers.memory.settings import Form, Settings, read_settings
 from bananas_brokers.memory.store import Store
+from bananas_core.bands import band_of
 from bananas_core.clock import Clock
 from bananas_core.errors import (
     BananasError,
@@ -207,7 +208,7 @@ class SplitTransport:
             if self._rng.random() < self._faults.forget:
                 continue
             copies = 2 if self._rng.random() < self._faults.duplicate else 1
-            band = LEVELS - 1 if message.head else message.priority * LEVELS // 101
+            band = band_of(message.priority, LEVELS, head=message.head)
             for _ in range(copies):
                 stored = _Message(message.body, self._broker.clock.now())
                 self._broker.push(message.queue, band, stored, first=message.head)

@@ -57,6 +57,10 @@ async def _doctor(target: Target, out: Output) -> None:
     # What needs the broker goes last, so that the rest is seen when it can't be reached.
     async with app:
         assert app.pair is not None
+        for driver in (app.pair.transport, app.pair.backend):
+            examine = getattr(driver, "examine", None)  # optional: asks the server for `warnings`
+            if examine is not None:
+                await examine()
         show(out, [*plugins_of(app), *capabilities_of(app.pair), *durability_of(app.pair)])
 
 

@@ -1,6 +1,6 @@
-"""``python -m integration.faults [NAME…] [--broker sqlite|redis|valkey|postgres]
+"""``python -m integration.faults [NAME…] [--broker sqlite|redis|valkey|postgres|rabbitmq]
 [--level ci|full] [--seed N] [--json FILE]``. Without names: all that are made for the broker;
-without a broker: on SQLite, then on Redis."""
+without a broker: on SQLite, then on Redis. RabbitMQ has its ledger on a Redis."""
 
 from __future__ import annotations
 
@@ -22,26 +22,38 @@ from typing import Any, Final
 
 from integration.faults import brokers, limits, scenarios, unique, workflows
 from integration.faults.stage import LEVELS, Scenario, Stage
-from integration.servers import PostgresServer, RedisServer, Server, ServerMissing, ValkeyServer
+from integration.servers import (
+    PostgresServer,
+    RabbitServer,
+    RedisServer,
+    Server,
+    ServerMissing,
+    ValkeyServer,
+)
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.__name__: scenario
     for module in (scenarios, workflows, unique, limits, brokers)
     for scenario in module.SCENARIOS
-}
+} | {scenario.__name__: scenario for scenario in brokers.IN_PAIRS}
 ON_SERVERS: Final = (*(scenario.__name__ for scenario in brokers.SCENARIOS), "chords")
 """Those that run on a server by default. Others that need nothing of a file run there too, by name:
 see ``integration/redis/test_workers.py``."""
+ON_PAIRS: Final = tuple(scenario.__name__ for scenario in brokers.IN_PAIRS)
+"""Those for brokers whose ledger is another server."""
+IN_PAIRS: Final = ("rabbitmq",)
 NAMES: Final = {
     "sqlite": "SQLite",
     "redis": "Redis",
     "valkey": "Valkey",
     "postgres": "PostgreSQL",
+    "rabbitmq": "RabbitMQ and Redis",
 }
 SERVERS: Final[dict[str, type[Server]]] = {
     "redis": RedisServer,
     "valkey": ValkeyServer,
     "postgres": PostgresServer,
+    "rabbitmq": RabbitServer,
 }
 
 
@@ -95,7 +107,8 @@ def names_on(broker: str) -> list[str]:
     """What runs on a broker if nothing is named; nothing where its program is missing, unless in
     CI."""
     if broker == "sqlite":
-        return [name for name in SCENARIOS if SCENARIOS[name] not in brokers.SCENARIOS]
+        servers = (*brokers.SCENARIOS, *brokers.IN_PAIRS)
+        return [name for name in SCENARIOS if SCENARIOS[name] not in servers]
     try:
         SERVERS[broker].find_binary()
     except ServerMissing as error:
@@ -103,6 +116,8 @@ def names_on(broker: str) -> list[str]:
             raise
         print(f"nothing runs on {broker}: {error}")
         return []
+    if broker in IN_PAIRS:
+        return [name for name in (*ON_SERVERS, *ON_PAIRS) if name != brokers.drain_all.__name__]
     return list(ON_SERVERS)
 
 
@@ -110,7 +125,10 @@ def version(broker: str) -> str:
     """Of SQLite, or of the server's program."""
     if broker == "sqlite":
         return sqlite3.sqlite_version
-    command = [SERVERS[broker].find_binary(), "--version"]
+    binary = SERVERS[broker].find_binary()
+    command: list[str | Path] = [binary, "--version"]
+    if broker == "rabbitmq":
+        command = [binary.with_name("rabbitmqctl"), "version"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"\d+\.[\d.]+", said)
     assert found is not None, said
@@ -121,6 +139,8 @@ def make_server(broker: str) -> Server:
     """One that confirms a write once it is on disk."""
     if broker == "postgres":
         return PostgresServer(fsync=True)
+    if broker == "rabbitmq":
+        return RabbitServer()
     return (ValkeyServer if broker == "valkey" else RedisServer)(appendfsync="always")
 
 
@@ -129,10 +149,12 @@ def run(name: str, level: str, seed: int, broker: str = "sqlite") -> dict[str, A
     begun = time.monotonic()
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"bananas-{name}-"))
-        server = None
+        server = ledger = None
         if broker in SERVERS:
             server = stack.enter_context(make_server(broker))
-        stage = Stage(Path(folder), LEVELS[level], seed, server)
+        if broker in IN_PAIRS:
+            ledger = stack.enter_context(RedisServer(appendfsync="always"))
+        stage = Stage(Path(folder), LEVELS[level], seed, server, ledger)
         error = None
         try:
             asyncio.run(SCENARIOS[name](stage))

@@ -100,9 +100,13 @@ async def held(number: int) -> None:
     _note("start")
 
 
-def make_app(broker_url: str | None = None) -> Bananas:
+def make_app(broker_url: str | None = None, result_backend_url: str | None = None) -> Bananas:
     """An app with these tasks."""
-    made = Bananas(broker_url, clock=SkewedClock(float(os.environ.get("FAULTS_SKEW", "0"))))
+    made = Bananas(
+        broker_url,
+        result_backend_url=result_backend_url,
+        clock=SkewedClock(float(os.environ.get("FAULTS_SKEW", "0"))),
+    )
     for task in (short, quick, block_loop, hold_gil, member, body):
         made.task(name=task.__name__)(task)
     made.task(name="sleepy", max_attempts=5)(sleepy)

@@ -7,7 +7,7 @@ import asyncio
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import Final
 
@@ -16,11 +16,12 @@ from bananas_core.errors import TransportUnavailable
 from integration.faults.inject import Kill, kill_children
 from integration.faults.oracle import Run
 from integration.faults.stage import IN_FLIGHT, SLOTS, Scenario, Stage
-from integration.servers import RedisServer, Server
+from integration.servers import Network, Proxy, RedisServer, Server
 
 PROCESSES: Final = 4
 BACK_WITHIN: Final = 15.0
 """Seconds from the answering broker until workers run as much as they may."""
+NETWORK_AWAY: Final = 6.0
 ELSEWHERE_WITHIN: Final = 20.0
 """Seconds from the loss of a worker until each of its jobs has started elsewhere."""
 VICTIMS: Final = 4
@@ -28,22 +29,66 @@ VICTIM_SLOTS: Final = 50
 
 
 async def broker_kills(stage: Stage) -> None:
-    """kill -9 of a random child every 2 s, and of the server, which syncs each write, several
-    times: nothing is lost, and within 15 s of each restart workers run at full concurrency
+    """kill -9 of one worker's children every 2 s, and of the server, which syncs each write,
+    several times: nothing is lost, and within 15 s of each restart workers run at full concurrency
     again."""
+    await _outages(stage, [_killed(stage, stage.server)] * stage.level.broker_kills)
+
+
+async def ledger_kills(stage: Stage) -> None:
+    """The same with the ledger, where that is another server, in place of the broker."""
+    await _outages(stage, [_killed(stage, stage.ledger)] * stage.level.broker_kills)
+
+
+async def bad_network(stage: Stage) -> None:
+    """The same while the way to the broker holds everything back, swallows answers, or resets all
+    connections; then it is fine again."""
+    with Proxy(stage.server.port) as proxy:
+        stage.url = stage.url.replace(f":{stage.server.port}", f":{proxy.port}")
+        troubles = (Network.HELD, Network.DEAF, Network.GONE)
+        await _outages(stage, [_through(proxy, trouble) for trouble in troubles])
+
+
+Outage = Callable[[], Awaitable[None]]
+"""Begins and ends it: when this returns, all is well again."""
+
+
+def _killed(stage: Stage, server: Server) -> Outage:
+    """kill -9, and back some seconds later."""
+
+    async def outage() -> None:
+        server.kill()
+        await asyncio.sleep(stage.rng.uniform(0.2, 3.0))
+        await asyncio.to_thread(server.start)
+
+    return outage
+
+
+def _through(proxy: Proxy, trouble: Network) -> Outage:
+    """A bad network, for longer than the driver waits for signs of life."""
+
+    async def outage() -> None:
+        proxy.become(trouble)
+        await asyncio.sleep(NETWORK_AWAY)
+        proxy.become(Network.FINE)
+
+    return outage
+
+
+async def _outages(stage: Stage, outages: Sequence[Outage]) -> None:
+    """Jobs are submitted and run while one outage follows the other. Children of one group are
+    killed; those of the other live through all outages, so that somebody has to come back."""
     groups = [stage.group(name, processes=PROCESSES // 2) for name in "ab"]
-    count, restarts = stage.level.broker_jobs, stage.level.broker_kills
+    count, restarts = stage.level.broker_jobs, len(outages)
     kills: list[Kill] = []
     back: list[float] = []
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         begun = time.monotonic()
-        killer = asyncio.create_task(kill_children(groups, 2.0, stage.rng, kills))
+        killer = asyncio.create_task(kill_children(groups[:1], 2.0, stage.rng, kills))
         submitting = asyncio.create_task(_submit(stage, app, count))
-        for number in range(restarts):
+        for number, outage in enumerate(outages):
             await _ended(stage, count * (number + 1) // (restarts + 2))
-            stage.server.kill()
-            await asyncio.sleep(stage.rng.uniform(0.2, 3.0))
-            await asyncio.to_thread(stage.server.start)
+            await outage()
             back.append(time.time())
         repeated = await submitting
         await _ended(stage, count * (restarts + 1) // (restarts + 2))
@@ -53,7 +98,7 @@ async def broker_kills(stage: Stage) -> None:
             jobs=count,
             seconds=round(time.monotonic() - begun, 1),
             kills=len(kills),
-            server_kills=restarts,
+            outages=restarts,
             submits_repeated=repeated,
             drained_after_last_kill_s=round(took, 1),
         )
@@ -106,7 +151,7 @@ async def kill_worker(stage: Stage) -> None:
     """kill -9 of whole workers, supervisors and all, with default time-outs: each of their jobs
     starts elsewhere within 20 s."""
     waits: list[float] = []
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         for turn in range(stage.level.worker_kill_turns):
             victims = [
                 stage.group(f"victim-{turn}-{n}", concurrency=VICTIM_SLOTS) for n in range(VICTIMS)
@@ -145,7 +190,7 @@ async def drain_all(stage: Stage) -> None:
     """No fault, many jobs: each is claimed, run and completed exactly once."""
     count = stage.level.drain_jobs
     stage.group("a", processes=2, concurrency=64)
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         begun = time.monotonic()
         await stage.submit(app, "quick", [{"number": n} for n in range(count)])
         submitted = time.monotonic() - begun
@@ -220,3 +265,5 @@ def _held(server: Server) -> dict[str, object]:
 
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (broker_kills, kill_worker, drain_all)
+IN_PAIRS: Final[tuple[Scenario, ...]] = (ledger_kills, bad_network)
+"""For brokers whose ledger is another server."""

@@ -36,7 +36,7 @@ async def limits(stage: Stage) -> None:
     """50/s shared by 8 processes, one 300 s ahead, two killed: no second has more than limit and
     burst, 95 % of it is used, nothing is lost, and a pause is not made up for."""
     groups = _workers(stage, "first")
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         count = int(LIMIT * (RUN_FOR + AFTER))
         await stage.submit(app, "limited", [{"number": n} for n in range(count)])
         begun = time.time()
@@ -87,7 +87,7 @@ async def limits_overtaken(stage: Stage) -> None:
     stage.group("held", processes=2)
     stage.group("control", processes=2, url=control)
     count = stage.level.held_back
-    async with Bananas(stage.url) as app, Bananas(control) as other:
+    async with stage.app() as app, Bananas(control) as other:
         begun = time.monotonic()
         await stage.submit(app, "held", [{"number": n} for n in range(count)])
         submitted = time.monotonic() - begun

@@ -11,7 +11,6 @@ import sys
 import time
 from typing import Final
 
-from bananas import Bananas
 from bananas_core.job import JobState, Query
 from bananas_core.transport import Outgoing
 from integration.faults.inject import (
@@ -28,7 +27,7 @@ from integration.faults.stage import IN_FLIGHT, Scenario, Stage, live, one
 async def kill_random(stage: Stage) -> None:
     """kill -9 of random children every 2 s over short jobs with 4 worker processes."""
     groups = [stage.group("a", processes=2), stage.group("b", processes=2)]
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         count = stage.level.kill_jobs
         kills: list[Kill] = []
         killer = asyncio.create_task(kill_children(groups, 2.0, stage.rng, kills))
@@ -51,7 +50,7 @@ async def kill_random(stage: Stage) -> None:
 async def kill_child(stage: Stage) -> None:
     """A killed child under a supervisor: its jobs run again within 2 s."""
     group = stage.group("a", processes=1)
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         ids = await stage.submit(app, "sleepy", [{"seconds": 3.0}] * 4)
         for id in ids:
             await stage.started(id)
@@ -68,7 +67,7 @@ async def kill_child(stage: Stage) -> None:
 async def stop_group(stage: Stage) -> None:
     """A group stopped in mid-job, then continued: the second run's outcome stands."""
     first = stage.group("first", processes=1)
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         (id,) = await stage.submit(app, "sleepy", [{"seconds": 4.0}])
         await stage.started(id)
         second = stage.group("second", processes=1)
@@ -90,7 +89,7 @@ async def stop_group(stage: Stage) -> None:
 async def ledger_away(stage: Stage) -> None:
     """The ledger away for 10 s under load: no claim lapses, no job runs twice."""
     stage.group("a", processes=2)
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         ids = await stage.submit(app, "sleepy", [{"seconds": 3.0}] * 60)
         await stage.started(ids[0])
         async with locked_file(stage.path):
@@ -105,7 +104,7 @@ async def blocked(stage: Stage) -> None:
     """An async task that blocks the loop and a regex that holds the GIL: run once each."""
     stage.group("a", processes=2, concurrency=1)
     seconds = stage.level.block_seconds
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         ids = await stage.submit(app, "block_loop", [{"seconds": seconds}])
         ids += await stage.submit(app, "hold_gil", [{"seconds": seconds}])
         await stage.drained(app.backend, seconds * 3 + 30)
@@ -119,7 +118,7 @@ async def graceful_stop(stage: Stage) -> None:
     """SIGTERM with 16 running jobs, half longer than the grace."""
     grace = 3.0
     group = stage.group("a", processes=1, grace=grace)
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         short = await stage.submit(app, "sleepy", [{"seconds": 2.0}] * 8)
         long = await stage.submit(app, "sleepy", [{"seconds": 8.0}] * 8)
         for id in (*short, *long):
@@ -145,7 +144,7 @@ async def graceful_stop(stage: Stage) -> None:
 async def poison(stage: Stage) -> None:
     """A job that kills its process among 99 good ones: it alone is quarantined."""
     stage.group("a", processes=1, concurrency=100)
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         good = [{"seconds": 0.5}] * 99
         ids = await stage.submit(app, "sleepy", good[:50])
         (bad,) = await stage.submit(app, "die", [{}])
@@ -176,7 +175,7 @@ async def hammer(stage: Stage) -> None:
         stage.oracle.accept(ids)
         accepted += len(ids)
     stage.figures["accepted"] = accepted
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         await stage.drained(app.backend, 300)
         await stage.judged(app.backend)
     log = stage.groups[0].log()
@@ -202,7 +201,7 @@ async def disk_full(stage: Stage) -> None:
     stage.check("Unavailable" in last, f"not an error of ours: {last}")
     stage.check(bool(accepted), "nothing was accepted before the disk was full")
     stage.group("a", processes=1)
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         await stage.drained(app.backend, 60)
         await stage.judged(app.backend)
 
@@ -210,7 +209,7 @@ async def disk_full(stage: Stage) -> None:
 async def skewed_clocks(stage: Stage) -> None:
     """A producer 300 s behind and workers 300 s ahead: delays are the ledger's."""
     stage.group("a", processes=2, skew=300.0)
-    async with Bananas(stage.url, clock=SkewedClock(-300.0)) as app:
+    async with stage.app(clock=SkewedClock(-300.0)) as app:
         jobs = []
         for _ in range(20):
             asked = time.time()
@@ -241,7 +240,7 @@ async def bad_input(stage: Stage) -> None:
         "pickle": b"\x80\x04\x8c\x05posix\x94.",
     }
     took: dict[str, float] = {}
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         for kind, body in bad.items():
             begun = time.monotonic()
             assert await app.transport.send([Outgoing(body=body)]) == [None]
@@ -263,7 +262,7 @@ async def bad_input(stage: Stage) -> None:
 async def restarts(stage: Stage) -> None:
     """SIGTERM restarts under load: nothing lost and nothing run twice."""
     count = stage.level.restarts
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         for number in range(count):
             group = stage.group(f"g{number}", processes=1, grace=2)
             await stage.submit(app, "quick", [{"number": n} for n in range(200)])

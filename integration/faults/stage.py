@@ -8,8 +8,9 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -20,7 +21,7 @@ from bananas_core.results import ResultBackend
 from integration.faults.inject import Deadline
 from integration.faults.oracle import Oracle, Verdict
 from integration.faults.workers import WorkerGroup
-from integration.servers import Server
+from integration.servers import RedisServer, Server
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,15 +108,30 @@ LEVELS: Final = {
 
 
 class Stage:
-    """What one scenario works with. ``server``: the broker; without one, it is a SQLite file."""
+    """What one scenario works with. ``server``: the broker; without one, it is a SQLite file.
+    ``ledger``: where records are, for a broker that keeps none."""
 
-    def __init__(self, folder: Path, level: Level, seed: int, server: Server | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        level: Level,
+        seed: int,
+        server: Server | None = None,
+        ledger: RedisServer | None = None,
+    ) -> None:
         self.folder = folder
         self.level = level
         self.rng = random.Random(seed)
         self.path = folder / "jobs.db"
-        self.url = f"sqlite:///{self.path}" if server is None else f"{server.url}?durable=true"
+        self.ledger_url: str | None = None
+        if server is None:
+            self.url = f"sqlite:///{self.path}"
+        elif ledger is None:
+            self.url = f"{server.url}?durable=true"
+        else:
+            self.url, self.ledger_url = server.url, f"{ledger.url}?durable=true"
         self._server = server
+        self._ledger = ledger
         self.oracle = Oracle(folder)
         self.groups: list[WorkerGroup] = []
         self.figures: dict[str, object] = {}
@@ -126,17 +142,31 @@ class Stage:
         assert self._server is not None, "this scenario needs a server"
         return self._server
 
+    @property
+    def ledger(self) -> RedisServer:
+        """The server of the ledger, for scenarios that need one beside the broker."""
+        assert self._ledger is not None, "this scenario needs a ledger that is another server"
+        return self._ledger
+
+    def app(self, **settings: Any) -> Bananas:
+        """On the broker, and the ledger if that is another one."""
+        return Bananas(self.url, result_backend_url=self.ledger_url, **settings)
+
     def group(
         self, name: str, *, skew: float = 0.0, url: str | None = None, **options: object
     ) -> WorkerGroup:
-        group = WorkerGroup(self.folder, url or self.url, name, skew=skew, **options)
+        ledger_url = self.ledger_url if url is None else None
+        group = WorkerGroup(
+            self.folder, url or self.url, name, ledger_url=ledger_url, skew=skew, **options
+        )
         self.groups.append(group)
         return group.start()
 
     def close(self) -> None:
-        for group in self.groups:
-            group.kill()
-        self.oracle.close()
+        with ExitStack() as stack:
+            stack.callback(self.oracle.close)
+            for group in self.groups:
+                stack.callback(group.kill)  # all of them, also if one can't be
 
     def check(self, condition: bool, text: str) -> None:
         """Raise AssertionError with the workers' last words if a promise was broken."""

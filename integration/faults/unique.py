@@ -15,7 +15,6 @@ from typing import Final
 
 import msgspec
 
-from bananas import Bananas
 from bananas_core.job import Job, Query
 from bananas_core.results import ResultBackend
 from bananas_core.unique import BY, PREFIX
@@ -108,7 +107,7 @@ async def unique_race(stage: Stage) -> None:
     groups = [stage.group("a", processes=1), stage.group("b", processes=1)]
     level = stage.level
     racers = Racers(stage, keys=level.keys, submits=level.race_submits, seconds=RACE_WITHIN)
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         kills: list[Kill] = []
         killer = asyncio.create_task(kill_children(groups, KILL_EVERY, stage.rng, kills))
         try:
@@ -132,7 +131,7 @@ async def unique_kept(stage: Stage) -> None:
     same one runs again and keeps the key, which is free within 5 s of its end."""
     group = stage.group("a", processes=1)
     racers = Racers(stage, keys=1, submits=10**9, seconds=KEPT_WITHIN, jobs=2, holds=HELD_FOR)
-    async with Bananas(stage.url) as app:
+    async with stage.app() as app:
         racing = asyncio.create_task(racers.race())
         try:
             first = await _first_start(stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,10 +22,12 @@ class WorkerGroup:
         broker_url: str,
         name: str = "group",
         *,
+        ledger_url: str | None = None,
         skew: float = 0.0,
         **options: object,
     ) -> None:
-        """``skew``: seconds that its clock is ahead; ``options``: flags of ``bananas worker``."""
+        """``ledger_url``: of a ledger that is elsewhere; ``skew``: seconds that its clock is
+        ahead; ``options``: flags of ``bananas worker``."""
         self.folder = folder
         self.name = name
         self._env = {
@@ -33,6 +36,8 @@ class WorkerGroup:
             "FAULTS_RUNS": str(folder / "runs.jsonl"),
             "FAULTS_SKEW": str(skew),
         }
+        if ledger_url is not None:
+            self._env["BANANAS_RESULT_BACKEND_URL"] = ledger_url
         self._options = options
         self._log_path = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -42,6 +47,9 @@ class WorkerGroup:
         command = [sys.executable, "-m", "bananas_core.cli", "worker", "integration.faults.app:app"]
         for key, value in self._options.items():
             command += [f"--{key.replace('_', '-')}", str(value)]
+        if (setpriv := shutil.which("setpriv")) is not None:
+            # A test run that is killed can't end what it started; its children end with it.
+            command = [setpriv, "--pdeathsig", "KILL", *command]
         with self._log_path.open("ab") as log:
             begun = log.tell()
             self._process = subprocess.Popen(

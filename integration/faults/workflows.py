@@ -29,7 +29,7 @@ async def chords(stage: Stage) -> None:
     """kill -9 of random children every 1 or 2 s over chords: every body has one outcome, with all
     results in order, and none hangs."""
     groups = [stage.group("a", processes=2), stage.group("b", processes=2)]
-    app, every = make_app(stage.url), stage.level.chords_kill_every
+    app, every = make_app(stage.url, stage.ledger_url), stage.level.chords_kill_every
     async with app:
         kills: list[Kill] = []
         killer = asyncio.create_task(kill_children(groups, every, stage.rng, kills))

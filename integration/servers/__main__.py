@@ -1,7 +1,8 @@
 """Servers for local use: ``python -m integration.servers up | down``.
 
-``up`` starts Redis, Valkey and PostgreSQL in the background and prints their URLs; ``down`` ends
-them by pid and removes their folders. What runs is written down in ``.brokers/`` of the checkout.
+``up`` starts Redis, Valkey, PostgreSQL and RabbitMQ in the background and prints their URLs;
+``down`` ends them by pid and removes their folders. What runs is written down in ``.brokers/`` of
+the checkout.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 from integration.servers import (
     PostgresServer,
+    RabbitServer,
     RedisServer,
     Server,
     ServerFailed,
@@ -26,11 +28,13 @@ from integration.servers import (
 )
 
 STATE: Final = Path(__file__).resolve().parents[2] / ".brokers" / "servers.json"
-KINDS: Final[tuple[type[RedisServer | PostgresServer], ...]] = (
+KINDS: Final[tuple[type[RedisServer | PostgresServer | RabbitServer], ...]] = (
     RedisServer,
     ValkeyServer,
     PostgresServer,
+    RabbitServer,
 )
+STOP_WITHIN: Final = 30.0
 
 
 def main(arguments: list[str]) -> int:
@@ -73,7 +77,7 @@ def down() -> int:
         if alive(entry):
             ends = next((kind.stop_signal for kind in KINDS if kind.name == name), signal.SIGTERM)
             os.kill(entry["pid"], ends)
-            deadline = time.monotonic() + Server.stop_within
+            deadline = time.monotonic() + STOP_WITHIN
             while alive(entry) and time.monotonic() < deadline:
                 time.sleep(0.02)
             if alive(entry):

@@ -73,6 +73,10 @@ class Server(ABC):
     def command(self) -> Sequence[str | Path]:
         """The command line; called at each start, after ``port`` is final for this try."""
 
+    def environment(self) -> dict[str, str] | None:
+        """Its environment; None: as ours."""
+        return None
+
     @abstractmethod
     def answers(self) -> bool:
         """Whether it serves requests now; an OSError counts as no."""
@@ -206,6 +210,7 @@ class Server(ABC):
             self._process = subprocess.Popen(
                 command,
                 cwd=self.folder,
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
