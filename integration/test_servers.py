@@ -28,6 +28,12 @@ def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.fixture(autouse=True)
+def as_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers are tested in test_containers.py."""
+    monkeypatch.setenv("BANANAS_SERVERS", "process")
+
+
 @pytest.fixture(params=[RedisServer, ValkeyServer], ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> type[RedisServer]:
     found: type[RedisServer] = request.param
@@ -164,7 +170,7 @@ def test_a_unix_socket_is_made_if_asked_for(kind: type[RedisServer]) -> None:
 
 def test_sentinel_promotes_the_replica_of_a_dead_primary() -> None:
     need(RedisServer)
-    with RedisServer() as primary, RedisServer(replicaof=primary) as replica:
+    with RedisServer(process=True) as primary, RedisServer(replicaof=primary) as replica:
         eventually(lambda: replica.info("replication").get("master_link_status") == "up")
         with SentinelServer({"main": primary}, down_after=0.3, failover_timeout=5) as sentinel:
             assert sentinel.url == f"redis+sentinel://{HOST}:{sentinel.port}/main/0"
