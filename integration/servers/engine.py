@@ -38,6 +38,7 @@ PROGRAMS: Final = {
     "debootstrap": "debootstrap",
 }
 """What is needed, and its package on Debian and its relatives."""
+SERVICES: Final = ("docker.socket", "docker", "containerd")
 BASE: Final = "bananas-local/base"
 BRIDGE: Final = Path("/sys/class/net/docker0")
 FORWARD: Final = Path("/proc/sys/net/ipv4/ip_forward")
@@ -245,6 +246,8 @@ def install() -> None:
     try:
         run("apt-get", "update", "-qq", env=environment)
         run(*get, env=environment)
+        if shutil.which("systemctl"):  # nor at the next boot
+            run("systemctl", "disable", "--quiet", *SERVICES, check=False)
     except ServerFailed as error:
         raise ServerMissing(str(error)) from error
     finally:
