@@ -120,6 +120,16 @@ def test_a_missing_program_is_skipped_but_not_in_ci(monkeypatch: pytest.MonkeyPa
         need(RedisServer)
 
 
+def test_containers_without_an_engine_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BANANAS_SERVERS", "docker")
+    monkeypatch.setattr("integration.servers.base.engine_answers", lambda: False)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(ServerMissing, match="BANANAS_SERVERS is docker"):
+        RedisServer()
+    with pytest.raises(pytest.skip.Exception):
+        need(RedisServer)
+
+
 def test_passwords_and_users(kind: type[RedisServer]) -> None:
     users = {"reader": "on >s3cret ~* +get"}
     with kind(password="pass word", users=users) as server:

@@ -74,7 +74,11 @@ class Server(ABC):
         ``stop`` removes. ``detached``: outlives this interpreter and its terminal, as a process.
         ``process``: never a container."""
         self.form: Form = "process" if process or detached else self.usual_form()
-        self.binary = Path(self.program) if self.form == "docker" else self.find_binary()
+        if self.form == "docker":
+            self.find()
+            self.binary = Path(self.program)
+        else:
+            self.binary = self.find_binary()
         self._own_folder = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix=f"bananas-{self.name}-"))
         self.port = free_port()
@@ -300,12 +304,13 @@ class Server(ABC):
                 old.remove()
             assert self.image is not None
             image = image_of(self.name, self.image)
+            said = (self.environment() or {}).items()
             new = Container(
                 image,
                 command,
                 port=self.port,
                 folder=self.folder,
-                environment=self.environment(),
+                environment={k: v for k, v in said if os.environ.get(k) != v},  # not ours
             )
         self._process = new
         try:
