@@ -123,8 +123,7 @@ class Engine:
             if BRIDGE.exists():
                 run("ip", "link", "delete", "docker0", check=False)
             self._restore()
-        for place in mounted(self.folder):
-            run("umount", place, check=False)
+        unmount(self.folder)
         if self.folder.exists():
             shutil.rmtree(self.folder)
 
@@ -179,7 +178,10 @@ class Engine:
         with tempfile.TemporaryDirectory(prefix="bananas-base-") as folder:
             root = Path(folder, "root")
             site, release = mirror()
-            run("debootstrap", "--variant=minbase", release, str(root), site)
+            try:
+                run("debootstrap", "--variant=minbase", release, str(root), site)
+            finally:
+                unmount(root)  # cut off, it leaves /proc and /sys mounted there
             settings = run("apt-config", "dump", "Acquire::http", "Acquire::https").stdout
             (root / "etc/apt/apt.conf.d/99machine").write_text(settings)
             (root / "etc/apt/sources.list").write_text(sources())
@@ -299,6 +301,11 @@ def mounted(folder: Path) -> list[str]:
     lines = mounts.read_text().splitlines() if mounts.exists() else []
     places = [line.split()[1] for line in lines]
     return sorted((place for place in places if Path(place).is_relative_to(folder)), reverse=True)
+
+
+def unmount(folder: Path) -> None:
+    for place in mounted(folder):
+        run("umount", place, check=False)
 
 
 def network() -> dict[str, str]:
