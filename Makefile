@@ -9,7 +9,7 @@ STAMP   = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check brokers brokers-down integration simulate faults bench bench-full
-.PHONY: bench-sqlite bench-postgres bench-rabbitmq docs fmt clean
+.PHONY: containers bench-sqlite bench-postgres bench-rabbitmq docs fmt clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ integration: venv ## Run what needs a server or real time, on all brokers
 	@scripts/install_servers.sh $(BIN)/python
 	$(BIN)/python -m pytest integration -n 2 --dist worksteal
 	$(BIN)/python -m integration.suites
+
+containers: venv ## Run servers as containers, on a Docker engine that is started for it
+	@scripts/install_servers.sh $(BIN)/python
+	@$(BIN)/python -c 'import testcontainers' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[containers]'
+	$(BIN)/python -m integration.containers
 
 simulate: venv ## Run SEEDS seeds of the simulation on both memory forms
 	BANANAS_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/simulation -n 2

@@ -28,6 +28,12 @@ def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.fixture(autouse=True)
+def as_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers are tested in test_containers.py."""
+    monkeypatch.setenv("BANANAS_SERVERS", "process")
+
+
 @pytest.fixture(params=[RedisServer, ValkeyServer], ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> type[RedisServer]:
     found: type[RedisServer] = request.param
@@ -114,6 +120,16 @@ def test_a_missing_program_is_skipped_but_not_in_ci(monkeypatch: pytest.MonkeyPa
         need(RedisServer)
 
 
+def test_containers_without_an_engine_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BANANAS_SERVERS", "docker")
+    monkeypatch.setattr("integration.servers.base.engine_answers", lambda: False)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(ServerMissing, match="BANANAS_SERVERS is docker"):
+        RedisServer()
+    with pytest.raises(pytest.skip.Exception):
+        need(RedisServer)
+
+
 def test_passwords_and_users(kind: type[RedisServer]) -> None:
     users = {"reader": "on >s3cret ~* +get"}
     with kind(password="pass word", users=users) as server:
@@ -164,7 +180,7 @@ def test_a_unix_socket_is_made_if_asked_for(kind: type[RedisServer]) -> None:
 
 def test_sentinel_promotes_the_replica_of_a_dead_primary() -> None:
     need(RedisServer)
-    with RedisServer() as primary, RedisServer(replicaof=primary) as replica:
+    with RedisServer(process=True) as primary, RedisServer(replicaof=primary) as replica:
         eventually(lambda: replica.info("replication").get("master_link_status") == "up")
         with SentinelServer({"main": primary}, down_after=0.3, failover_timeout=5) as sentinel:
             assert sentinel.url == f"redis+sentinel://{HOST}:{sentinel.port}/main/0"

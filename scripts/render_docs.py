@@ -1,7 +1,7 @@
 """Render the reference pages that are lists of what the code says.
 
-    python scripts/render_docs.py           writes docs/reference/{guarantees,hooks,settings,cli}.md
-                                            and the figures of docs/explanation
+    python scripts/render_docs.py           writes the lists in docs/reference, the figures of
+                                            docs/explanation and the badges of docs/data
     python scripts/render_docs.py --check   exits 1 and names the pages that are stale
 
 The words come from docstrings, field descriptions and help texts: change them there.
@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import msgspec
 from render_bench import benchmarks
+from render_drivers import badges, drivers
 from render_postgres import postgres
 from render_redis import redis_memory, redis_stages
 from render_workflows import workflows
@@ -96,6 +97,20 @@ def guarantees() -> str:
             text += f"| {number} | {call} | {cell(promise)} | {tests} |\n"
         text += "\n"
     return (text + measured()).rstrip("\n") + "\n"
+
+
+def matrix() -> str:
+    """What every pair of drivers kept in the run whose report is kept."""
+    from bananas_core.testing.conformance.marks import CONTRACTS
+
+    note = NOTE.format("docs/data/conformance-*.json")
+    return note + drivers(
+        [
+            (number, promise)
+            for module, title in CONTRACTS.values()
+            for _, number, promise in promises(CORE / f"{module.replace('.', '/')}.py", title)
+        ]
+    )
 
 
 def measured() -> str:
@@ -407,6 +422,7 @@ def paragraphs(text: str | None) -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "guarantees.md": guarantees,
+    "drivers.md": matrix,
     "hooks.md": hooks,
     "settings.md": settings,
     "cli.md": cli,
@@ -415,6 +431,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "../explanation/where-the-time-goes.md": redis_stages,
     "../how-to/postgres.md": postgres,
     "../how-to/redis.md": redis_memory,
+    **badges(),
 }
 
 

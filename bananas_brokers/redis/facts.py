@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
+
 import msgspec
 from redis import exceptions
 
@@ -17,6 +19,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     version: str = "0"
     kind: str = "Redis"
+    server: str = "Redis"
+    """Its name with its own version."""
     mode: str = "standalone"
     loading: bool = False
     """It reads its data from disk; until it has, it says nothing else about that."""
@@ -66,6 +70,7 @@ async def read_facts(wire: Wire) -> Facts:
     return Facts(
         version=fields.get("redis_version", "0"),
         kind="Redis" if valkey is None else f"Valkey {valkey}, compatible with Redis",
+        server=f"Redis {fields.get('redis_version')}" if valkey is None else f"Valkey {valkey}",
         mode=fields.get("redis_mode") or fields.get("server_mode") or "standalone",
         loading=fields.get("loading", "0") == "1",
         policy=settings.get("maxmemory-policy") or fields.get("maxmemory_policy"),
@@ -74,6 +79,16 @@ async def read_facts(wire: Wire) -> Facts:
         fsync=settings.get("appendfsync"),
         snapshots=bool(settings.get("save")),
     )
+
+
+def versions_of(facts: Facts) -> dict[str, str]:
+    """Of the client library, and of the server as it was when it was opened."""
+    libraries = [f"redis-py {version('redis')}"]
+    try:
+        libraries.append(f"hiredis {version('hiredis')}")
+    except PackageNotFoundError:
+        pass
+    return {"client": ", ".join(libraries), "server": facts.server}
 
 
 def warnings_of(facts: Facts, *, replicas: int) -> list[str]:

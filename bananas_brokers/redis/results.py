@@ -10,7 +10,7 @@ from typing import Any, Final
 from bananas_brokers.redis import documents, lifecycle, prune, reads, upkeep
 from bananas_brokers.redis.connect import connector
 from bananas_brokers.redis.erase import erase
-from bananas_brokers.redis.facts import warnings_of
+from bananas_brokers.redis.facts import versions_of, warnings_of
 from bananas_brokers.redis.outcomes import finish, signal
 from bananas_brokers.redis.settings import read_settings
 from bananas_brokers.redis.shards import shard_namespace
@@ -91,6 +91,10 @@ class RedisResultBackend:
     async def close(self) -> None:
         await self._ends.close()
         await self.store.close()
+
+    def versions(self) -> dict[str, str]:
+        """Of the client library and of the server, as it was when this was opened."""
+        return versions_of(self.store.facts)
 
     def warnings(self) -> list[str]:
         """What ``doctor`` should tell about the server, as it was when this was opened."""

@@ -110,6 +110,10 @@ class ShardedResultBackend:
     async def close(self) -> None:
         await _all([shard.close() for shard in self.shards])
 
+    def versions(self) -> dict[str, str]:
+        """Of the client library and of the server that keeps the first shard."""
+        return self.shards[0].versions()
+
     def warnings(self) -> list[str]:
         """What ``doctor`` should tell about the servers, as they were when this was opened."""
         found = dict.fromkeys(text for shard in self.shards for text in shard.warnings())

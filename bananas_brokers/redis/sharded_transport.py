@@ -71,6 +71,10 @@ class ShardedTransport:
             await self._receiver.close()
         await _all([shard.close() for shard in self.shards])
 
+    def versions(self) -> dict[str, str]:
+        """Of the client library and of the server that keeps the first shard."""
+        return self.shards[0].versions()
+
     async def declare(self, queues: Sequence[str]) -> None:
         """A queue is nothing but its keys."""
         await _all([shard.declare(queues) for shard in self.shards])

@@ -12,6 +12,7 @@ from bananas_brokers.redis import lifecycle, outcomes
 from bananas_brokers.redis.allot import Level
 from bananas_brokers.redis.connect import connector
 from bananas_brokers.redis.erase import erase
+from bananas_brokers.redis.facts import versions_of
 from bananas_brokers.redis.receiver import Receiver
 from bananas_brokers.redis.results import RedisResultBackend
 from bananas_brokers.redis.settings import read_settings
@@ -94,6 +95,10 @@ class RedisTransport:
         finally:
             self._held = {}
             await self.store.close()
+
+    def versions(self) -> dict[str, str]:
+        """Of the client library and of the server, as it was when this was opened."""
+        return versions_of(self.store.facts)
 
     async def declare(self, queues: Sequence[str]) -> None:
         """A queue is nothing but its keys."""

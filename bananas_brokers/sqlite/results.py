@@ -87,6 +87,10 @@ class SQLiteResultBackend:
             await self._handle.close()
             bell.ring()
 
+    def versions(self) -> dict[str, str]:
+        """Of the library that reads the file, and of what that is a client of: both in one."""
+        return {"client": "sqlite3", "server": f"SQLite {sqlite3.sqlite_version}"}
+
     def warnings(self) -> list[str]:
         """What ``doctor`` should tell about this file and this SQLite."""
         found = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any, TypeVar
@@ -76,6 +77,10 @@ class SQLiteTransport:
         finally:
             self._held.clear()
             await self._handle.close()
+
+    def versions(self) -> dict[str, str]:
+        """Of the library that reads the file, and of what that is a client of: both in one."""
+        return {"client": "sqlite3", "server": f"SQLite {sqlite3.sqlite_version}"}
 
     async def declare(self, queues: Sequence[str]) -> None:
         """A queue is nothing but its rows."""

@@ -6,10 +6,15 @@ suite is imported only when ``--bananas-url`` is given.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
+
+PROMISES: Final = "bananas_promises"
+"""The property by which a test tells its promises, also from another process (pytest-xdist)."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,6 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--bananas-report", metavar="FILE", help="write the outcome of each promise as JSON"
     )
+    group.addoption("--bananas-promise", metavar="ID", help="only the tests that show this promise")
+    group.addoption(
+        "--bananas-name", metavar="NAME", help="how reports call this broker (default: its URL)"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,8 +52,21 @@ class Collecting:
         from bananas_core.testing.conformance.report import Report
         from bananas_core.urls import redact
 
+        self._url = config.getoption("--bananas-url")
+        self._ledger = config.getoption("--bananas-result-backend-url")
         self._file = config.getoption("--bananas-report")
-        self.report = Report(redact(config.getoption("--bananas-url")))
+        self._begun = time.monotonic()
+        self._promise = config.getoption("--bananas-promise")
+        name = config.getoption("--bananas-name") or redact(self._url)
+        self.report = Report(name, level=config.getoption("--bananas-level"))
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[Any]) -> None:
+        from bananas_core.testing.conformance.marks import promises_of
+
+        if self._promise:
+            wanted = [item for item in items if self._promise in promises_of(item.function)]
+            config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+            items[:] = wanted
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
@@ -52,14 +74,24 @@ class Collecting:
 
         outcome: pytest.TestReport = yield
         promises = promises_of(getattr(item, "function", None))
-        if promises and (outcome.when == "call" or outcome.outcome != "passed"):
-            reason = ""
-            if outcome.skipped and isinstance(outcome.longrepr, tuple):
-                reason = outcome.longrepr[2].removeprefix("Skipped: ")
-            self.report.add(item.name, promises, outcome.outcome, reason)
+        if promises:
+            outcome.user_properties.append((PROMISES, list(promises)))
         return outcome
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        promises = dict(report.user_properties).get(PROMISES)
+        if isinstance(promises, list) and (report.when == "call" or report.outcome != "passed"):
+            reason = ""
+            if report.skipped and isinstance(report.longrepr, (tuple, list)):
+                reason = report.longrepr[2].removeprefix("Skipped: ")
+            name = report.nodeid.rpartition("::")[2]
+            self.report.add(name, promises, report.outcome, reason, report.duration)
+
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        from bananas_core.testing.conformance.subject import look_at
+
+        self.report.seconds = time.monotonic() - self._begun
+        self.report.pair = asyncio.run(look_at(self._url, self._ledger, self.report.level))
         terminalreporter.section("promises")
         terminalreporter.write_line(self.report.table())
         if self._file:

@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -110,7 +109,7 @@ def names_on(broker: str) -> list[str]:
         servers = (*brokers.SCENARIOS, *brokers.IN_PAIRS)
         return [name for name in SCENARIOS if SCENARIOS[name] not in servers]
     try:
-        SERVERS[broker].find_binary()
+        SERVERS[broker].find()
     except ServerMissing as error:
         if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
             raise
@@ -125,13 +124,8 @@ def version(broker: str) -> str:
     """Of SQLite, or of the server's program."""
     if broker == "sqlite":
         return sqlite3.sqlite_version
-    binary = SERVERS[broker].find_binary()
-    command: list[str | Path] = [binary, "--version"]
-    if broker == "rabbitmq":
-        command = [binary.with_name("rabbitmqctl"), "version"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"\d+\.[\d.]+", said)
-    assert found is not None, said
+    found = re.search(r"\d+\.[\d.]+", SERVERS[broker].version_line())
+    assert found is not None, broker
     return found[0]
 
 

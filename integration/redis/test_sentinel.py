@@ -28,7 +28,7 @@ def group() -> Iterator[Group]:
     need(RedisServer)
     settings = {"repl-diskless-sync-delay": "0"}
     with (
-        RedisServer(appendonly=False, settings=settings) as master,
+        RedisServer(appendonly=False, settings=settings, process=True) as master,
         RedisServer(appendonly=False, settings=settings, replicaof=master) as replica,
         SentinelServer({"mymaster": master}, failover_timeout=5) as sentinel,
     ):

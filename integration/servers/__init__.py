@@ -1,4 +1,5 @@
-"""Real servers as plain processes on loopback: for tests, faults and benchmarks alike."""
+"""Real servers on loopback, as plain processes or containers: for tests, faults and benchmarks
+alike."""
 
 from integration.servers.base import Server, ServerFailed, ServerMissing
 from integration.servers.postgres import PgBouncerServer, PostgresServer

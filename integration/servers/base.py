@@ -1,4 +1,4 @@
-"""What all servers have in common: a process, a port and a folder of their own."""
+"""What all servers have in common: a process or container, a port and a folder of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
-HOST: Final = "127.0.0.1"
+from integration.servers.container import (
+    CHOICE,
+    LOOPBACK,
+    Container,
+    Form,
+    engine_answers,
+    image_of,
+    printed,
+    wanted_form,
+)
+
+HOST: Final = LOOPBACK
 PORTS: Final = range(20_000, 32_000)
 """Below those that the kernel gives to outgoing connections, so that nobody takes a server's port
 between its death and its restart."""
@@ -34,7 +45,8 @@ class ServerFailed(RuntimeError):
 
 
 class Server(ABC):
-    """One server as a process of ours, on a port and in a folder of its own.
+    """One server on a port and in a folder of its own: a process of ours, or a container where
+    ``container.wanted_form`` says so and the kind has an ``image``.
 
     Made stopped; ``start`` or ``with``/``async with`` runs it. A restart keeps port and data, so
     clients that reconnect find what they left. Whatever is still running when the interpreter ends
@@ -45,22 +57,36 @@ class Server(ABC):
     """
 
     name: ClassVar[str]
+    image: ClassVar[str | None] = None
+    """The official image; None: always a process."""
+    program: ClassVar[str] = ""
+    """What a container runs."""
     ready_within: ClassVar[float] = 10.0
     """Seconds from the start of the process until it must answer."""
     stop_within: ClassVar[float] = 10.0
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     """What makes it end in good order."""
 
-    def __init__(self, *, folder: Path | None = None, detached: bool = False) -> None:
+    def __init__(
+        self, *, folder: Path | None = None, detached: bool = False, process: bool = False
+    ) -> None:
         """``folder``: an existing folder that the caller removes; default: a temporary one that
-        ``stop`` removes. ``detached``: outlives this interpreter and its terminal."""
-        self.binary = self.find_binary()
+        ``stop`` removes. ``detached``: outlives this interpreter and its terminal, as a process.
+        ``process``: never a container."""
+        self.form: Form = "process" if process or detached else self.usual_form()
+        if self.form == "docker":
+            self.find()
+            self.binary = Path(self.program)
+        else:
+            self.binary = self.find_binary()
         self._own_folder = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix=f"bananas-{self.name}-"))
         self.port = free_port()
         self._detached = detached
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Container | None = None
         self._started_before = False
+        self._refused = ""
+        """Why the engine did not start the container."""
 
     # -- what each kind of server says ---------------------------------------------------------
 
@@ -68,6 +94,30 @@ class Server(ABC):
     @abstractmethod
     def find_binary(cls) -> Path:
         """Raises ServerMissing."""
+
+    @classmethod
+    def usual_form(cls) -> Form:
+        """The form of a new one, if nothing in its arguments asks for a process."""
+        return "process" if cls.image is None else wanted_form()
+
+    @classmethod
+    def find(cls) -> None:
+        """Whether one can be made. Raises ServerMissing."""
+        if cls.usual_form() == "process":
+            cls.find_binary()
+        elif not engine_answers():
+            raise ServerMissing(
+                f"{CHOICE} is docker, but no Docker engine answers; the extra `containers` is "
+                "needed, and DOCKER_HOST where the engine is not at its usual place"
+            )
+
+    @classmethod
+    def version_line(cls) -> str:
+        """What its program says of its version. Raises ServerMissing."""
+        if cls.usual_form() == "docker" and cls.image is not None:
+            return printed(image_of(cls.name, cls.image), [cls.program, "--version"])
+        command = [cls.find_binary(), "--version"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     @abstractmethod
     def command(self) -> Sequence[str | Path]:
@@ -162,7 +212,10 @@ class Server(ABC):
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the server's process."""
-        os.kill(self.pid, number)
+        if isinstance(self._process, Container):
+            self._process.send_signal(number)
+        else:
+            os.kill(self.pid, number)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -190,11 +243,25 @@ class Server(ABC):
         return self._process.pid
 
     @property
+    def own_pid(self) -> int:
+        """The same as the server itself sees it: in a container it is the first process."""
+        return 1 if self.form == "docker" else self.pid
+
+    @property
+    def listen(self) -> str:
+        """The address that it has to listen on. A container's is reached through its port on
+        loopback only."""
+        return "0.0.0.0" if self.form == "docker" else HOST
+
+    @property
     def log_path(self) -> Path:
         return self.folder / f"{self.name}.log"
 
     def log_tail(self, lines: int = 15) -> str:
         """The end of its log, on lines of their own, for error texts."""
+        if isinstance(self._process, Container):
+            text = self._process.logs(lines)
+            return "".join(f"\n  {line}" for line in text.splitlines())
         try:
             text = self.log_path.read_text(errors="replace")
         except OSError:
@@ -205,6 +272,14 @@ class Server(ABC):
 
     def _launch(self) -> None:
         command = [str(part) for part in self.command()]
+        if self.form == "docker":
+            self._launch_container(command)
+        else:
+            self._launch_process(command)
+        if not self._detached:
+            atexit.register(self._at_exit)
+
+    def _launch_process(self, command: list[str]) -> None:
         with self.log_path.open("ab") as log:
             # In our process group, a signal to the group (a terminal's Ctrl-C, `timeout`) ends it.
             self._process = subprocess.Popen(
@@ -216,14 +291,43 @@ class Server(ABC):
                 stderr=log,
                 start_new_session=self._detached,
             )
-        if not self._detached:
-            atexit.register(self._at_exit)
+
+    def _launch_container(self, command: list[str]) -> None:
+        import docker
+
+        self._refused = ""
+        old, self._process = self._process, None
+        if isinstance(old, Container) and (old.port, old.command) == (self.port, command):
+            new = old
+        else:
+            if isinstance(old, Container):
+                old.remove()
+            assert self.image is not None
+            image = image_of(self.name, self.image)
+            said = (self.environment() or {}).items()
+            new = Container(
+                image,
+                command,
+                port=self.port,
+                folder=self.folder,
+                environment={k: v for k, v in said if os.environ.get(k) != v},  # not ours
+            )
+        self._process = new
+        try:
+            new.start()
+        except docker.errors.ImageNotFound as error:
+            raise ServerMissing(
+                f"there is no image {image_of(self.name, self.image or '')}; {error}"
+            ) from error
+        except docker.errors.APIError as error:
+            self._refused = str(error)  # the port is taken: `start` looks at it
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.ready_within
         while time.monotonic() < deadline:
             if not self.running:
-                raise ServerFailed(f"{self.name} ended at its start{self.log_tail()}")
+                said = f"\n  {self._refused}" if self._refused else self.log_tail()
+                raise ServerFailed(f"{self.name} ended at its start{said}")
             try:
                 if self.answers():
                     return
@@ -236,7 +340,8 @@ class Server(ABC):
         )
 
     def _address_in_use(self) -> bool:
-        return "address already in use" in self.log_tail().lower()
+        said = f"{self._refused}{self.log_tail()}".lower()
+        return "address already in use" in said or "port is already allocated" in said
 
     def _at_exit(self) -> None:
         self.kill()
@@ -244,6 +349,9 @@ class Server(ABC):
 
     def _forget(self) -> None:
         atexit.unregister(self._at_exit)
+        if isinstance(self._process, Container):
+            self._process.remove()
+            self._process = None
         if self._own_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -12,7 +12,7 @@ from integration.servers.base import Server, ServerMissing
 def need(server: type[Server]) -> None:
     """Skip the calling test if the server's program is missing; in CI that is a failure."""
     try:
-        server.find_binary()
+        server.find()
     except ServerMissing as error:
         if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
             raise

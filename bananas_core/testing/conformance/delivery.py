@@ -8,7 +8,7 @@ import pytest
 
 from bananas_core.errors import TransportError
 from bananas_core.testing.conformance.harness import Harness
-from bananas_core.testing.conformance.marks import promise, requires, takes
+from bananas_core.testing.conformance.marks import NO_RESTART, promise, requires, takes
 from bananas_core.testing.conformance.support import (
     Suite,
     bodies,
@@ -227,7 +227,7 @@ class Connecting(Suite):
         assert sorted(bodies(await receive(harness, two, queues, 3))) == sorted(queues)
 
     @promise("T8")
-    @requires(lambda c: c.restarts and c.transport.durability != "memory", "keeps nothing")
+    @requires(lambda c: c.restarts and c.transport.durability != "memory", NO_RESTART)
     async def test_a_confirmed_message_survives_a_crash_of_the_broker(
         self, harness: Harness
     ) -> None:

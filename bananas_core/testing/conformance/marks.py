@@ -22,6 +22,8 @@ CONTRACTS: Final = {
 """Where promises are made: the letter of their ids, the module of ``bananas_core`` whose docstrings
 say them, and what that is about."""
 
+NO_RESTART: Final = "keeps nothing over a restart, or can't be restarted here"
+
 
 def promise(*ids: str) -> Callable[[Test], Test]:
     """The promises (T1, L7, …) that a test shows; the report and the driver matrix use them."""

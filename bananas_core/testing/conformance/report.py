@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
+from bananas_core.testing.conformance.native import emulated
+from bananas_core.testing.conformance.subject import Side, Subject
 from bananas_core.testing.conformance.version import VERSION
 
 _WORST_FIRST: Final = ("failed", "passed", "skipped")
@@ -15,40 +18,61 @@ _WORST_FIRST: Final = ("failed", "passed", "skipped")
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """One test's outcome; ``reason`` says why it was skipped."""
+    """One test's outcome; ``reason`` says why it was skipped. ``seconds`` that it took."""
 
     test: str
     outcome: str
     reason: str = ""
+    seconds: float = 0.0
 
 
 class Promise(msgspec.Struct, frozen=True, kw_only=True):
-    """One promise's outcome and the tests that show it."""
+    """One promise's outcome and the tests that show it. ``emulated``: how the core makes up for
+    what the driver declares not to have; empty when the driver keeps it natively."""
 
     promise: str
     outcome: str
+    emulated: str = ""
+    seconds: float = 0.0
     tests: tuple[Shown, ...]
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON form."""
+    """The JSON form. ``seconds`` that the whole run took."""
 
     suite: str
     subject: str
+    level: str = "core"
+    python: str = ""
+    seconds: float = 0.0
+    fused: bool | None = None
+    transport: Side | None = None
+    ledger: Side | None = None
     promises: tuple[Promise, ...]
 
 
 class Report:
-    """Collects outcomes. ``subject`` names what was tested, without secrets."""
+    """Collects outcomes. ``subject`` names what was tested, without secrets; ``pair`` is what it
+    is, once that is known, and ``seconds`` is how long it all took."""
 
-    def __init__(self, subject: str) -> None:
+    def __init__(self, subject: str, *, level: str = "core") -> None:
         self.subject = subject
+        self.level = level
+        self.seconds = 0.0
+        self.pair: Subject | None = None
         self._tests: dict[str, list[Shown]] = {}
 
-    def add(self, test: str, promises: Sequence[str], outcome: str, reason: str = "") -> None:
+    def add(
+        self,
+        test: str,
+        promises: Sequence[str],
+        outcome: str,
+        reason: str = "",
+        seconds: float = 0.0,
+    ) -> None:
         """Note that a test about ``promises`` ``passed``, ``failed`` or was ``skipped``."""
+        shown = Shown(test=test, outcome=outcome, reason=reason, seconds=round(seconds, 3))
         for promise in promises:
-            shown = Shown(test=test, outcome=outcome, reason=reason)
             self._tests.setdefault(promise, []).append(shown)
 
     def promises(self) -> list[Promise]:
@@ -57,7 +81,9 @@ class Report:
             Promise(
                 promise=promise,
                 outcome=min((t.outcome for t in tests), key=_WORST_FIRST.index),
-                tests=tuple(tests),
+                emulated="" if self.pair is None else emulated(promise, self.pair.capabilities),
+                seconds=round(sum(test.seconds for test in tests), 3),
+                tests=tuple(sorted(tests, key=lambda test: test.test)),
             )
             for promise, tests in sorted(self._tests.items(), key=lambda item: by_number(item[0]))
         ]
@@ -81,7 +107,18 @@ class Report:
 
     def json(self) -> bytes:
         """For programs, such as the one that writes the driver matrix."""
-        document = Document(suite=VERSION, subject=self.subject, promises=tuple(self.promises()))
+        pair = self.pair
+        document = Document(
+            suite=VERSION,
+            subject=self.subject,
+            level=self.level,
+            python=platform.python_version(),
+            seconds=round(self.seconds, 1),
+            fused=None if pair is None else pair.fused,
+            transport=None if pair is None else pair.transport,
+            ledger=None if pair is None else pair.ledger,
+            promises=tuple(self.promises()),
+        )
         return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 from bananas_core.job import JobState, OutcomeKind
 from bananas_core.testing.conformance.harness import Harness
-from bananas_core.testing.conformance.marks import promise, requires
+from bananas_core.testing.conformance.marks import NO_RESTART, promise, requires
 from bananas_core.testing.conformance.support import (
     ERROR,
     Suite,
@@ -93,7 +93,7 @@ class Recording(Suite):
             assert [v.kind.value for v in verdicts] == ["run"] * 3
 
     @promise("L5")
-    @requires(lambda c: c.restarts and c.ledger.durability != "memory", "keeps nothing")
+    @requires(lambda c: c.restarts and c.ledger.durability != "memory", NO_RESTART)
     async def test_what_was_confirmed_survives_a_crash_of_the_broker(
         self, harness: Harness
     ) -> None:
