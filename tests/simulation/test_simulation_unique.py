@@ -98,6 +98,6 @@ def test_a_planted_fault_is_noticed(
     plant: Plant, form: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    first = 150 if plant is a_late_submitter_is_certain else 0  # rare: 161 is the first to show it
+    first = 120 if plant is a_late_submitter_is_certain else 0  # rare: 133 is the first to show it
     with pytest.raises(Violation):
         run_seeds(first, first + 300, form)
