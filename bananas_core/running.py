@@ -9,7 +9,6 @@ import asyncio
 import contextvars
 import logging
 import random
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -19,6 +18,7 @@ from msgspec.structs import replace
 from bananas_core.blobs import is_small, load_payload, store_result
 from bananas_core.clock import Clock
 from bananas_core.context import enter
+from bananas_core.eager import task_maker
 from bananas_core.errors import BananasError, InvalidPayload
 from bananas_core.execute import error_info, failure, run_body, unknown_task
 from bananas_core.held import ClaimKey, Start
@@ -61,16 +61,6 @@ class Isolation(Protocol):
         ``on_begun`` is called when the body comes next. Outcome kind ``died`` when the process
         was lost."""
         ...
-
-
-def task_maker(loop: asyncio.AbstractEventLoop) -> Callable[..., asyncio.Task[None]]:
-    """What makes a task of a coroutine and has its first step taken: at once where Python can do
-    that (3.12), so that a body that never waits costs the loop nothing."""
-    if loop.get_task_factory() is not None:
-        return loop.create_task
-    if sys.version_info >= (3, 12):
-        return partial(asyncio.Task, loop=loop, eager_start=True)
-    return partial(asyncio.Task, loop=loop)  # what `create_task` does, at half its cost
 
 
 class Executor:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from bananas_brokers.redis.side import Bell, Tokens
 from bananas_brokers.redis.waits import Waits
+from bananas_core.eager import task_maker
 from bananas_core.errors import TransportError
 
 T = TypeVar("T")
@@ -125,7 +126,8 @@ class Receiver:
             if not waiter.done():
                 waiter.set_result(found)
 
-        task = loop.create_task(run())
+        # At once, if Python can: jobs that start in this turn of the loop then run meanwhile.
+        task = task_maker(loop)(run())
         self._taking.add(task)
         task.add_done_callback(self._taking.discard)
         try:

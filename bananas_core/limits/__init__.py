@@ -13,6 +13,7 @@ from bananas_core.limits.book import (
 )
 from bananas_core.limits.limiter import Limiter, Release
 from bananas_core.limits.rules import Quota, Rate, Rule, Slots, parse_rule, text_of
+from bananas_core.limits.slots import Waiter
 
 __all__ = [
     "Answer",
@@ -25,6 +26,7 @@ __all__ = [
     "Rule",
     "Slots",
     "Turn",
+    "Waiter",
     "Want",
     "held_by",
     "key_token",

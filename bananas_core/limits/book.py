@@ -307,6 +307,12 @@ class Book:
             if any((holder.id, holder.fence) in ended for holder in state.holders):
                 self.states[key] = slots.drop(state, ended, now)
 
+    def line_up(self, key: str, who: Waiter, now: float) -> None:
+        """It waits in the ledger from now on."""
+        state = self.states[key]
+        if isinstance(state, SlotState):
+            self.states[key] = slots.line_up(state, who, now)
+
     def measured(self, key: str, held: float) -> None:
         """How long a slot was held."""
         state = self.states[key]

@@ -12,7 +12,8 @@ Q5. A calendar window of the limit's time zone never has more than ``count``, al
     the clock changes.
 Q6. Never more than ``count`` hold a slot. A slot is held as long as the ledger says that the claim
     runs: that of a dead holder is free for who asks next.
-Q7. A slot given back goes to the oldest of those that wait, who are told.
+Q7. A slot given back goes to the oldest of those that wait, who are told. If it was called before
+    it waited in the ledger, it is called again once it does.
 Q8. A turn given back is used again.
 Q9. Of several limits all must grant; otherwise only the last turn is kept.
 Q10. A change at run time goes before the code's rule, from the next asking on, and makes turns void
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -116,10 +117,7 @@ class Limiter:
                     del left[i], taken[i]
                 else:
                     taken[i] = [item for item in taken[i] if item[0].doc not in lost]
-        by_doc = {want.doc: want for want in wants}
-        woken = [(by_doc[key], waiter) for key, found in called.items() for waiter in found]
-        missed = await self._signal(woken)
-        await self.release([Release(id=w.id, fence=0, wants=(want,)) for want, w in missed])
+        await self._wake(wants, called)
         return [answers[i] for i in range(len(asks))]
 
     async def release(self, ended: Sequence[Release]) -> None:
@@ -128,28 +126,48 @@ class Limiter:
         Raises:
             ResultBackendError: they are found free by who asks next.
         """
-        wants = [want for item in ended for want in item.wants]
-        while wants:
-            round_ = _Round(self._backend, self._clock, self._rng, wants)
-            lost: set[str] | None = None
-            calls: dict[str, list[Waiter]] = {}
-            while lost is None or lost:
-                book, now = await round_.begin()
-                book.drop([(item.id, item.fence) for item in ended], now)
-                for item in ended:
-                    for want in item.wants:
-                        if item.held is not None and (lost is None or want.doc in lost):
-                            book.measured(want.doc, item.held)
-                found = book.call(now)
-                lost = await round_.write(now)
-                for key, waiters in found.items():
-                    calls.setdefault(key, []).extend(waiters if key not in lost else ())
-            by_doc = {want.doc: want for want in wants}
-            woken = [(by_doc[key], waiter) for key, found in calls.items() for waiter in found]
-            missed = await self._signal(woken)
-            # Whoever is gone, or was cancelled, passes the slot on.
-            ended = [Release(id=waiter.id, fence=0, wants=(want,)) for want, waiter in missed]
-            wants = [want for want, _ in missed]
+
+        def free(book: Book, now: float, lost: set[str] | None) -> None:
+            book.drop([(item.id, item.fence) for item in ended], now)
+            for item in ended:
+                for want in item.wants:
+                    if item.held is not None and (lost is None or want.doc in lost):
+                        book.measured(want.doc, item.held)
+
+        await self._change([want for item in ended for want in item.wants], free)
+
+    async def line_up(self, waits: Sequence[tuple[Want, Waiter]]) -> None:
+        """These jobs, who were denied a slot, wait in the ledger from now on. Whoever of them was
+        called before that stands in line again, and free slots are promised. Safe to repeat.
+
+        Raises:
+            ResultBackendError: they ask again by themselves, in some seconds.
+        """
+
+        def again(book: Book, now: float, _: set[str] | None) -> None:
+            for want, who in waits:
+                book.line_up(want.doc, who, now)
+
+        await self._change([want for want, _ in waits], again)
+
+    async def _change(
+        self, wants: Sequence[Want], change: Callable[[Book, float, set[str] | None], None]
+    ) -> None:
+        """Change the documents of slots, and wake whom a slot is free for then. ``change`` is told
+        what was lost the last time, None at first."""
+        if not wants:
+            return
+        round_ = _Round(self._backend, self._clock, self._rng, wants)
+        lost: set[str] | None = None
+        calls: dict[str, list[Waiter]] = {}
+        while lost is None or lost:
+            book, now = await round_.begin()
+            change(book, now, lost)
+            found = book.call(now)
+            lost = await round_.write(now)
+            for key, waiters in found.items():
+                calls.setdefault(key, []).extend(waiters if key not in lost else ())
+        await self._wake(wants, calls)
 
     async def rules(self, wants: Sequence[Want]) -> dict[str, tuple[Rule, int]]:
         """The rule of each limit, by name, as of at most a second ago, and the number of its last
@@ -183,6 +201,13 @@ class Limiter:
         if holders:
             jobs = await self._backend.get([id for id, _ in holders])
             book.drop([h for h, job in zip(holders, jobs, strict=True) if over(job, h[1])], now)
+
+    async def _wake(self, wants: Sequence[Want], called: Mapping[str, Sequence[Waiter]]) -> None:
+        """Wake who was promised a slot. Whoever is gone, or does not wait yet, passes it on."""
+        by_doc = {want.doc: want for want in wants}
+        woken = [(by_doc[key], waiter) for key, found in called.items() for waiter in found]
+        missed = await self._signal(woken)
+        await self.release([Release(id=w.id, fence=0, wants=(want,)) for want, w in missed])
 
     async def _signal(self, called: Sequence[tuple[Want, Waiter]]) -> list[tuple[Want, Waiter]]:
         """Make waiting jobs ready to run; which of them could not be."""

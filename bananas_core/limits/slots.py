@@ -112,6 +112,18 @@ def wait(rule: Slots, state: SlotState, who: Waiter, now: float) -> tuple[SlotSt
     return replace(state, now=now, eta=eta), at
 
 
+def line_up(state: SlotState, who: Waiter, now: float) -> SlotState:
+    """It waits where it can be woken from now on. If it was called before that, nobody could wake
+    it: it stands in line again."""
+    now = max(now, state.now)
+    if who in state.waiters or len(state.waiters) >= LINE:
+        return state
+    if any(holder.id == who.id and holder.fence for holder in _live(state, now)):
+        return state  # it was let in meanwhile
+    holders = tuple(holder for holder in _live(state, now) if holder.id != who.id)
+    return replace(state, now=now, holders=holders, waiters=tuple(sorted([*state.waiters, who])))
+
+
 def drop(state: SlotState, gone: Collection[tuple[str, int]], now: float) -> SlotState:
     """These claims have ended."""
     now = max(now, state.now)

@@ -21,6 +21,7 @@ from bananas_core.limits import (
     Release,
     Slots,
     Turn,
+    Waiter,
     Want,
     held_by,
     latest,
@@ -69,6 +70,9 @@ class RateLimit(Plugin):
         self._limiter: tuple[ResultBackend, Limiter] | None = None
         self._turns: dict[Key, Held] = {}
         self._slots: dict[Key, tuple[tuple[Want, ...], float]] = {}
+        self._denied: dict[Key, tuple[Want, Waiter]] = {}
+        """Claims that were denied a slot, and how their jobs stand in line once they are back in
+        the ledger."""
 
     @hookimpl
     def task_registered(self, task: Any) -> None:
@@ -122,8 +126,9 @@ class RateLimit(Plugin):
 
     @hookimpl
     async def after_finish(self, app: Bananas, outcomes: list[Outcome]) -> None:
-        """Free the slots of what has ended."""
+        """Free the slots of what has ended, and line up what waits for one in the ledger now."""
         ended: list[Release] = []
+        waits: list[tuple[Want, Waiter]] = []
         now = self._clock.monotonic()
         for outcome in outcomes:
             key = (outcome.id, outcome.fence)
@@ -133,6 +138,11 @@ class RateLimit(Plugin):
                 wants, since = slots
                 held = None if outcome.ran is None else now - since
                 ended.append(Release(id=key[0], fence=key[1], wants=wants, held=held))
+            denied = self._denied.pop(key, None)
+            if denied is not None and outcome.kind is OutcomeKind.SNOOZE:
+                waits.append(denied)
+        if waits:
+            await self.limiter(app).line_up(waits)
         if ended:
             await self.limiter(app).release(ended)
 
@@ -215,6 +225,9 @@ class RateLimit(Plugin):
             return Decision(outcome=_outcome(claim, OutcomeKind.CANCELLED, held_by=answer.by.name))
         if answer.firm:
             return self._wait(claim, held, answer.until, answer.now, again=len(ask.wants) > 1)
+        if len(self._denied) > MOST_KNOWN:
+            self._denied.pop(next(iter(self._denied)))
+        self._denied[key] = answer.by, Waiter(claim.created_at, claim.id, claim.gen + 1)
         delay = answer.at - answer.now
         later = _later(claim, held, delay)
         if delay <= WAIT_HERE:

@@ -65,3 +65,8 @@ def a_change_leaves_turns_valid(patch: pytest.MonkeyPatch) -> None:
 @caught_by(L.test_a_free_slot_goes_to_the_oldest_that_waits)
 def nobody_is_called(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(slots, "call", lambda rule, state, now: (state, []))
+
+
+@caught_by(L.test_who_was_called_too_early_is_called_again)
+def who_was_called_too_early_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(slots, "line_up", lambda state, who, now: state)

@@ -14,7 +14,18 @@ import msgspec
 
 from bananas_core.clock import SystemClock
 from bananas_core.job import Claim, JobState, OutcomeKind, Ready, Write
-from bananas_core.limits import Answer, Ask, Limiter, Quota, Rate, Release, Slots, Turn, Want
+from bananas_core.limits import (
+    Answer,
+    Ask,
+    Limiter,
+    Quota,
+    Rate,
+    Release,
+    Slots,
+    Turn,
+    Waiter,
+    Want,
+)
 from bananas_core.limits.book import read_state
 from bananas_core.limits.calendar import QuotaState
 from bananas_core.limits.rate import lateness
@@ -197,6 +208,26 @@ class Limiting(Suite):
         oldest = min(others, key=lambda claim: (claim.created_at, claim.id))
         assert [ready.id for ready in sent] == [oldest.id]
         assert states.count(JobState.PENDING) == 1
+
+    @promise("Q7")
+    async def test_who_was_called_too_early_is_called_again(self, harness: Harness) -> None:
+        backend, session = await harness.backend(), harness.session()
+        client = limiter(backend)
+        want = Want(name="one", rule=Slots(count=1))
+        holder, denied = [await started(backend, session) for _ in range(2)]
+        assert (await ask_one(client, holder, want)).granted
+        assert not (await ask_one(client, denied, want)).granted
+        # The slot becomes free before the ledger has heard that the other one waits.
+        await finish_one(backend, holder)
+        await client.release([Release(id=holder.id, fence=holder.fence, wants=(want,))])
+        await finish_one(backend, denied, OutcomeKind.SNOOZE, delay=600.0, held_by="limit:one")
+        assert await state_of(backend, denied.id) is JobState.SCHEDULED
+        who = Waiter(denied.created_at, denied.id, denied.gen + 1)
+        await client.line_up([(want, who)])
+        assert await state_of(backend, denied.id) is JobState.PENDING
+        await client.line_up([(want, who)])  # safe to repeat
+        (view,) = await look(backend, "one")
+        assert view.waiters <= 1
 
     @promise("Q8")
     async def test_a_turn_given_back_is_used_again(self, harness: Harness) -> None:
