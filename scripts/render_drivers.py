@@ -43,6 +43,7 @@ UNTESTED = (
     "Valkey 8",
     "managed Redis and Valkey services",
     "RabbitMQ 4.x",
+    "PostgreSQL of another version than 15",
 )
 """What the drivers are written for, or may be tried with, and nobody has run the suite on."""
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Final
 
 from bananas_brokers.postgres.connect import Facts
 from bananas_brokers.postgres.settings import Settings
 
 _REMOTE: Final = ("on", "remote_apply", "remote_write")
+
+
+def versions_of(facts: Facts) -> dict[str, str]:
+    """Of the client library, and of the server as it was when it was last looked at."""
+    return {
+        "client": f"asyncpg {version('asyncpg')}",
+        "server": f"PostgreSQL {facts.version_name}",
+    }
 
 
 def warnings_of(facts: Facts, settings: Settings) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from bananas_brokers.postgres import documents, lifecycle, prune, reads, upkeep
 from bananas_brokers.postgres.erase import erase
-from bananas_brokers.postgres.facts import warnings_of
+from bananas_brokers.postgres.facts import versions_of, warnings_of
 from bananas_brokers.postgres.settings import read_settings
 from bananas_brokers.postgres.store import Store
 from bananas_brokers.postgres.tx import KINDS
@@ -84,6 +84,10 @@ class PostgresResultBackend:
     def warnings(self) -> list[str]:
         """What ``doctor`` should tell about this server; while open."""
         return warnings_of(self._store.database.facts, self.settings)
+
+    def versions(self) -> dict[str, str]:
+        """Of the client library and of the server; while open."""
+        return versions_of(self._store.database.facts)
 
     async def put(
         self, jobs: Sequence[JobPut], *, settled: Sequence[Settled] = (), tx: Any = None

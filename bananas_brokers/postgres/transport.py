@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from bananas_brokers.postgres import lifecycle, mailbox
 from bananas_brokers.postgres.erase import erase
+from bananas_brokers.postgres.facts import versions_of
 from bananas_brokers.postgres.records import Records
 from bananas_brokers.postgres.results import PostgresResultBackend
 from bananas_brokers.postgres.settings import read_settings
@@ -78,6 +79,10 @@ class PostgresTransport:
     async def declare(self, queues: Sequence[str]) -> None:
         """A queue is nothing but its rows."""
         await self._store.run("now", None)
+
+    def versions(self) -> dict[str, str]:
+        """Of the client library and of the server; while open."""
+        return versions_of(self._store.database.facts)
 
     async def send(self, messages: Sequence[Outgoing]) -> list[TransportError | None]:
         most = self.capabilities.max_message

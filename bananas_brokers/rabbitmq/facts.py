@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +29,14 @@ def facts_of(properties: Mapping[str, Any], *, blocked: bool) -> Facts:
         return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
     return Facts(product=text("product") or "unknown", version=text("version"), blocked=blocked)
+
+
+def versions_of(facts: Facts) -> dict[str, str]:
+    """Of the client library, and of the server as it was when it was last looked at."""
+    return {
+        "client": f"aio-pika {version('aio-pika')}",
+        "server": f"{facts.product} {facts.version}",
+    }
 
 
 def warnings_of(facts: Facts) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from bananas_brokers.rabbitmq.facts import Facts, facts_of, warnings_of
+from bananas_brokers.rabbitmq.facts import Facts, facts_of, versions_of, warnings_of
 from bananas_brokers.rabbitmq.intake import Hold
 from bananas_brokers.rabbitmq.link import Link, underlying
 from bananas_brokers.rabbitmq.names import LEVELS, band_queue, buried_queue, queues_of
@@ -81,7 +81,8 @@ class RabbitTransport:
             return
         session = self._renewed()
         try:
-            await session.publishing.get()
+            connection = await session.publishing.get()
+            self._facts = facts_of(underlying(connection).server_properties, blocked=False)
         except BaseException:
             self._session = None
             await session.close()
@@ -196,6 +197,10 @@ class RabbitTransport:
         blocked = await session.publisher.blocked()
         properties = underlying(await session.publishing.get()).server_properties
         self._facts = facts_of(properties, blocked=blocked)
+
+    def versions(self) -> dict[str, str]:
+        """Of the client library and of the server, as it was when this was opened."""
+        return versions_of(self._facts)
 
     def warnings(self) -> list[str]:
         """What may go wrong with this server, as far as ``examine`` has asked."""

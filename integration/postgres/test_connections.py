@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -22,6 +23,16 @@ async def works(url: str) -> None:
     (claim,) = await received(pair, "s")
     assert claim.id == put.id
     assert await pair.backend.wait([put.id], 0.1) == []
+    await pair.close()
+
+
+async def test_it_tells_what_it_talks_to(server: PostgresServer) -> None:
+    pair = pair_on(server.url, "connections")
+    await pair.open()
+    for driver in (pair.transport, pair.backend):
+        said = driver.versions()  # type: ignore[attr-defined]
+        assert re.fullmatch(r"PostgreSQL \d+\.\d+.*", said["server"])
+        assert re.fullmatch(r"asyncpg [\d.]+", said["client"])
     await pair.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 
 import pytest
@@ -29,6 +30,15 @@ async def works(url: str, namespace: str) -> None:
     found = await transport.receive(["q"], 1, SECONDS)
     assert bodies(found) == ["a"]
     assert await transport.ack(found) == [True]
+    await transport.close()
+
+
+async def test_it_tells_what_it_talks_to(rabbit: RabbitServer, namespace: str) -> None:
+    transport = RabbitTransport(rabbit.url, namespace)
+    await transport.open()
+    said = transport.versions()
+    assert re.fullmatch(r"RabbitMQ \d+\.\d+.*", said["server"])
+    assert re.fullmatch(r"aio-pika [\d.]+", said["client"])
     await transport.close()
 
 
