@@ -35,11 +35,15 @@ def main() -> int:
         engine = Engine(Path(folder, "engine"))
         try:
             engine.start()
+            made = engine.build(ALREADY)
         except ServerMissing as error:
+            engine.stop()
             print(f"NO CONTAINERS HERE: {error}\nThe servers run as processes instead.", flush=True)
             return python(SUITES, {"BANANAS_SERVERS": "process", "CI": "true"})
+        except BaseException:
+            engine.stop()
+            raise
         try:
-            made = engine.build(ALREADY)
             print(f"engine and images after {time.monotonic() - begun:.0f} s", flush=True)
             settings = {**engine.environment(), **made, "CI": "true"}
             # Each is run, whatever became of the other.

@@ -142,7 +142,12 @@ class Engine:
         return found + [f"{name}: {after[name]}" for name in after if after != self._before]
 
     def build(self, names: Iterable[str]) -> dict[str, str]:
-        """Build images, the base first; what to put into the environment to use them."""
+        """Build images, the base first; what to put into the environment to use them.
+
+        Raises:
+            ServerMissing: this machine can't make the base.
+            ServerFailed: an image can't be built from it.
+        """
         if not self.docker("images", "--quiet", BASE).stdout:
             self._build_base()
         made = {}
@@ -180,6 +185,8 @@ class Engine:
             site, release = mirror()
             try:
                 run("debootstrap", "--variant=minbase", release, str(root), site)
+            except ServerFailed as error:
+                raise ServerMissing(f"no base image can be made here: {error}") from error
             finally:
                 unmount(root)  # cut off, it leaves /proc and /sys mounted there
             settings = run("apt-config", "dump", "Acquire::http", "Acquire::https").stdout
