@@ -4,17 +4,38 @@ namespace has."""
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Iterator
 
 import pytest
 
 from bananas_brokers.postgres import documents, reads
 from bananas_brokers.postgres.connect import connect, look, session_settings
+from bananas_brokers.postgres.results import PostgresResultBackend
 from bananas_brokers.postgres.settings import read_settings
 from bananas_brokers.postgres.statements import Statements
+from integration.servers import PostgresServer
+from integration.servers.need import need
 
 SCAN = re.compile(r"(?:Scan using (\w+) on \w+|(Seq Scan on jobs|Bitmap)).*\n\s*(Index Cond: .*)?")
 OTHERS = {"get": reads.GET, "ended": reads.ENDED, "docs": documents.DOCS, "get_docs": documents.GET}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Of a server of its own: another test's rows, and what the server has learnt of them, would
+    decide."""
+    need(PostgresServer)
+
+    async def make_tables(url: str) -> None:
+        backend = PostgresResultBackend(url, "plans")
+        await backend.open()
+        await backend.close()
+
+    with PostgresServer() as found:
+        asyncio.run(make_tables(found.url))
+        yield found.url
 
 
 async def plan(url: str, name: str) -> tuple[str, list[tuple[str, str]]]:

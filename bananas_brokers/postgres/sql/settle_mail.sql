@@ -1,9 +1,10 @@
 -- Ends leases; which of them still held. $1 ns, $2 time, $3 numbers, $4 leases,
--- $5 what to do (ack, release or bury), $6 the reason
+-- $5 what to do (ack, release or bury), $6 the reason. `coalesce` hides from the planner that only
+-- leased messages count: while the tables are empty it would walk the index of all of these.
 WITH {_clock}, mine AS MATERIALIZED (
     SELECT m.ord FROM clock, unnest($3::bigint[], $4::bigint[]) AS t (ord, lease)
     JOIN {schema}.messages AS m ON m.ord = ANY($3::bigint[]) AND m.ord = t.ord
-    WHERE m.ns + 0 = $1::int AND m.lease = t.lease AND m.leased_until > now
+    WHERE m.ns + 0 = $1::int AND m.lease = t.lease AND coalesce(m.leased_until, 0) > now
     ORDER BY m.ord
     FOR UPDATE OF m
 ), acked AS (

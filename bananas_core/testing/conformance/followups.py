@@ -178,11 +178,11 @@ class Following(Suite):
         claims = [await started(backend, harness.session(), workflow="w") for _ in range(3)]
         _, ready = await backend.finish([outcome(claim) for claim in claims])
         assert len(follow_ups(ready)) == 3
-        items = [Settled(id=r.id, gen=r.gen, followed=True) for r in ready]
-        await backend.put([], settled=items[:1])
-        await backend.due(10, settled=[items[1], Settled(id="nobody", gen=1, followed=True)])
+        first, second, third = [Settled(id=r.id, gen=r.gen, followed=True) for r in ready]
+        await backend.put([], settled=[first])
+        await backend.due(10, settled=[second, Settled(id="nobody", gen=1, followed=True)])
         ready = await pass_time(harness, backend, SECOND_HOLD + 4)
-        assert {job_id for job_id, _ in follow_ups(ready)} == {claims[2].id}
+        assert {job_id for job_id, _ in follow_ups(ready)} == {third.id}
 
     @promise("L9")
     @takes(10)
