@@ -15,7 +15,7 @@ from integration.servers.need import need
 pytestmark = pytest.mark.timeout(120)
 
 LEVEL = msgspec.structs.replace(
-    LEVELS["ci"], kill_jobs=1_000, restarts=3, chords=20, members=300, chords_kill_every=0.5
+    LEVELS["ci"], kill_jobs=1_000, restarts=3, chords=20, members=250, chords_kill_every=0.7
 )
 SCENARIOS = [scenarios.kill_child, scenarios.graceful_stop, scenarios.restarts, workflows.chords]
 
