@@ -98,20 +98,19 @@ class Executor:
     def start(self, claims: Iterable[Claim]) -> None:
         """Begin to run claims on the loop."""
         now, tasks, running = self._clock.monotonic(), self._app.tasks, self.running
-        desk, isolation = self._desk, self._isolation
+        desk = self._desk
         jobs: list[tuple[Running, Task[..., Any] | None]] = []
         told: list[Start] = []
         for claim in claims:
             job = Running(claim, now, desk)
             task = tasks.get(claim.name)
-            timeout, hard = job.body.timeout, None
+            timeout = job.body.timeout
             if timeout is None and task is not None:
                 timeout = task.timeout
             if timeout is not None:
                 job.deadline = now + timeout
-                hard = job.deadline + HARD_GRACE
-            if claim.deaths < SUSPECT_DEATHS or isolation is None:
-                told.append((claim.id, claim.fence, hard))
+            if claim.deaths < SUSPECT_DEATHS or self._isolation is None:
+                told.append(_start_of(job))
             running[job.key] = job
             jobs.append((job, task))
         self._keeper.started(told)  # before any of them has its first step

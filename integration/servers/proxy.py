@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from enum import Enum
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from integration.servers.base import HOST
 
@@ -45,7 +45,6 @@ class Proxy:
         self._network = Network.FINE
         self._flows: asyncio.Event
         self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -88,9 +87,10 @@ class Proxy:
             self._loop.run_forever()
         finally:
             self._cut()
-            for task in self._tasks:
+            tasks = asyncio.all_tasks(self._loop)  # those too that were made and never ran
+            for task in tasks:
                 task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             self._loop.close()
 
     async def _serve(self) -> None:
@@ -101,9 +101,6 @@ class Proxy:
         self._started.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self._writers.add(writer)
         self.connections += 1
         far: asyncio.StreamWriter | None = None
@@ -123,7 +120,6 @@ class Proxy:
                 if end is not None:
                     self._writers.discard(end)
                     end.transport.abort()
-            self._tasks.discard(task)
 
     async def _pass(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, deaf: bool
