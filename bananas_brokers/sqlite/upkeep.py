@@ -112,10 +112,12 @@ def _forgive(records: Records, session: str) -> None:
 def _lapses_allowed(records: Records) -> bool:
     """L35, and remember this run."""
     execute, now = records.tx.connection.execute, records.now
-    last, grace = execute(
+    row = execute(
         "SELECT last_due, grace_until FROM namespaces WHERE ns = ?", (records.ns,)
     ).fetchone()
-    grace = decide.grace(last, grace, now)
+    if row is None:
+        return False  # erased by another process: nothing is left that could lapse
+    grace = decide.grace(*row, now)
     execute(
         "UPDATE namespaces SET last_due = ?, grace_until = ? WHERE ns = ?",
         (now, grace, records.ns),
