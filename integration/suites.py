@@ -26,8 +26,8 @@ from integration.servers import (
 )
 
 PROCESSES: Final = 8
-"""At once, for each pair. They hardly do anything but wait; but many that start at once take a small
-machine so long that what has a time limit fails."""
+"""At once, for each pair. They hardly do anything but wait; but many that start at once take a
+small machine so long that what has a time limit fails."""
 WITHIN: Final = 400.0
 DATA: Final = Path(__file__).resolve().parents[1] / "docs" / "data"
 SERVERS: Final[dict[str, Callable[[], Server]]] = {

@@ -117,7 +117,8 @@ def _lapses_allowed(records: Records) -> bool:
     ).fetchone()
     if row is None:
         return False  # erased by another process: nothing is left that could lapse
-    grace = decide.grace(*row, now)
+    last, until = row
+    grace = decide.grace(last, until, now)
     execute(
         "UPDATE namespaces SET last_due = ?, grace_until = ? WHERE ns = ?",
         (now, grace, records.ns),
