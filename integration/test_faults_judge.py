@@ -18,7 +18,7 @@ def runs(pid: int, at: float, count: int) -> Iterator[Run]:
 
 
 def test_full_concurrency_is_that_of_the_slowest_process_which_lived_on() -> None:
-    before = [*runs(1, 0.0, 3), *runs(2, 0.0, 3), *runs(3, 0.0, 3)]
+    before = [run for pid in (1, 2, 3) for run in runs(pid, 0.0, SLOTS)]
     kills = [Kill(3, 11.0), Kill(9, 5.0)]
     after = [*runs(1, 11.0, SLOTS), *runs(2, 12.0, SLOTS - 1), *runs(2, 14.0, SLOTS)]
     later = [*runs(4, 30.0, 1)]  # one that was started since does not count
@@ -39,8 +39,14 @@ def test_jobs_that_outlive_an_outage_do_not_hide_full_concurrency() -> None:
     assert full_after([*runs(1, 9.98, SLOTS), *runs(1, 11.0, 1)], 10.0, []) is None
 
 
+def test_a_process_for_one_job_is_not_waited_for() -> None:
+    """A job that has killed its process is run alone, in a process that ends with it."""
+    before = [*runs(1, 0.0, SLOTS), *runs(2, 5.0, 1)]
+    assert full_after([*before, *runs(1, 11.0, SLOTS)], 10.0, []) == 1.0
+
+
 def test_where_none_lived_on_their_successors_count() -> None:
     """A long outage, in which all workers were killed."""
-    before, kills = [*runs(1, 0.0, 3), *runs(2, 0.0, 3)], [Kill(1, 8.0), Kill(2, 11.0)]
+    before, kills = [*runs(1, 0.0, SLOTS), *runs(2, 0.0, SLOTS)], [Kill(1, 8.0), Kill(2, 11.0)]
     assert full_after([*before, *runs(3, 12.0, 1), *runs(4, 14.0, SLOTS)], 10.0, kills) == 4.0
     assert full_after([*before, *runs(3, 12.0, SLOTS - 1)], 10.0, kills) is None

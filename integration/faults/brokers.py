@@ -7,7 +7,7 @@ import asyncio
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from typing import Final
 
@@ -119,32 +119,37 @@ async def _outages(stage: Stage, outages: Sequence[Outage]) -> None:
 
 
 def full_after(runs: Sequence[Run], back: float, kills: Sequence[Kill]) -> float | None:
-    """Seconds from ``back`` until each process that ran jobs before, and was not killed meanwhile,
-    has run as many at once as it may; None if one never did. If none of them lived on, as in a long
-    outage, the first to do so of those that came after them. Only jobs that started since count:
-    what was running at ``back`` says nothing of what is fetched again, and its ends would be
-    missed by a count that had not seen the starts."""
+    """Seconds from ``back`` until each process that ran as many jobs at once as it may before, and
+    was not killed meanwhile, has done so again; None if one never did. Others may be made for one
+    job that has killed its process. If none of them lived on, as in a long outage, the first to do
+    so of those that came after them. Only jobs that started since count: what was running at
+    ``back`` says nothing of what is fetched again, and its ends would be missed by a count that had
+    not seen the starts."""
     dead = {kill.pid: kill.at for kill in kills}
-    waiting = {run.pid for run in runs if run.at < back and dead.get(run.pid, back) >= back}
+    before = _full(run for run in runs if run.at < back)
+    after = _full(run for run in runs if run.at >= back)
+    waiting = {pid for pid in before if dead.get(pid, back) >= back}
+    if any(pid not in after and dead.get(pid, inf) > back + BACK_WITHIN for pid in waiting):
+        return None
+    last = max((after[pid] for pid in waiting if pid in after), default=None)
+    first = min(after.values(), default=None)
+    at = first if last is None else last
+    return None if at is None else at - back
+
+
+def _full(runs: Iterable[Run]) -> dict[int, float]:
+    """When each process first ran as many jobs at once as it may; without those that never did."""
     running: defaultdict[int, set[tuple[str, int]]] = defaultdict(set)
-    last: float | None = None
-    first: float | None = None
-    for run in sorted((run for run in runs if run.at >= back), key=lambda run: run.at):
+    full: dict[int, float] = {}
+    for run in sorted(runs, key=lambda run: run.at):
         started = running[run.pid]
         if run.what == "start":
             started.add((run.id, run.attempt))
         else:
             started.discard((run.id, run.attempt))
-        if len(started) < SLOTS:
-            continue
-        first = run.at - back if first is None else first
-        if run.pid in waiting:
-            waiting.remove(run.pid)
-            last = run.at - back
-    late = [pid for pid in waiting if dead.get(pid, inf) > back + BACK_WITHIN]
-    if late:
-        return None
-    return first if last is None else last
+        if len(started) >= SLOTS:
+            full.setdefault(run.pid, run.at)
+    return full
 
 
 async def kill_worker(stage: Stage) -> None:

@@ -169,10 +169,11 @@ class Stage:
                 stack.callback(group.kill)  # all of them, also if one can't be
 
     def check(self, condition: bool, text: str) -> None:
-        """Raise AssertionError with the workers' last words if a promise was broken."""
+        """Raise AssertionError with the workers' logs if a promise was broken, which is said before
+        and after them, since either end may be cut off."""
         if not condition:
             logs = "\n".join(group.log() for group in self.groups)
-            raise AssertionError(f"{text}; figures {self.figures}\n{logs}")
+            raise AssertionError(f"{text}; figures {self.figures}\n{logs}\n{text}")
 
     async def submit(self, app: Bananas, name: str, payloads: list[dict[str, object]]) -> list[str]:
         """Submit and tell the oracle; an id is accepted once ``submit`` returned."""

@@ -44,6 +44,7 @@ class Proxy:
         self._started = threading.Event()
         self._network = Network.FINE
         self._flows: asyncio.Event
+        self._server: asyncio.Server
         self._writers: set[asyncio.StreamWriter] = set()
 
     def __enter__(self) -> Self:
@@ -86,18 +87,20 @@ class Proxy:
             self._loop.run_until_complete(self._serve())
             self._loop.run_forever()
         finally:
+            self._server.close()
             self._cut()
-            tasks = asyncio.all_tasks(self._loop)  # those too that were made and never ran
-            for task in tasks:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            # Those too that were made and never ran, or are made while others end.
+            while tasks := asyncio.all_tasks(self._loop):
+                for task in tasks:
+                    task.cancel()
+                self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             self._loop.close()
 
     async def _serve(self) -> None:
         self._flows = asyncio.Event()
         self._flows.set()
-        server = await asyncio.start_server(self._accept, HOST, 0)
-        self.port = server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._accept, HOST, 0)
+        self.port = self._server.sockets[0].getsockname()[1]
         self._started.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
