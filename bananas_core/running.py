@@ -98,19 +98,20 @@ class Executor:
     def start(self, claims: Iterable[Claim]) -> None:
         """Begin to run claims on the loop."""
         now, tasks, running = self._clock.monotonic(), self._app.tasks, self.running
-        desk = self._desk
+        desk, isolation = self._desk, self._isolation
         jobs: list[tuple[Running, Task[..., Any] | None]] = []
         told: list[Start] = []
         for claim in claims:
             job = Running(claim, now, desk)
             task = tasks.get(claim.name)
-            timeout = job.body.timeout
+            timeout, hard = job.body.timeout, None
             if timeout is None and task is not None:
                 timeout = task.timeout
             if timeout is not None:
                 job.deadline = now + timeout
-            if claim.deaths < SUSPECT_DEATHS or self._isolation is None:
-                told.append(_start_of(job))
+                hard = job.deadline + HARD_GRACE
+            if claim.deaths < SUSPECT_DEATHS or isolation is None:
+                told.append((claim.id, claim.fence, hard))
             running[job.key] = job
             jobs.append((job, task))
         self._keeper.started(told)  # before any of them has its first step

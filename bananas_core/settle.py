@@ -135,9 +135,8 @@ class Settler:
 
     async def _finish(self, batch: list[Outcome]) -> None:
         answers, ready = await self._record(batch)
-        for answer in answers:
-            if not answer.accepted:
-                log.warning("the outcome of job %s was refused: its claim was lost", answer.id)
+        for job_id in [answer.id for answer in answers if not answer.accepted]:
+            log.warning("the outcome of job %s was refused: its claim was lost", job_id)
         self._drop([(outcome.id, outcome.fence) for outcome in batch])
         undone = [outcome for outcome in batch if outcome.kind in UNDONE and _waits(outcome)]
         self._done(len(batch) - len(undone))
