@@ -6,6 +6,9 @@ PYTHON ?=
 SEEDS  ?= 1000
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
+# Where a Docker engine answers, servers are containers; its client is an extra.
+CONTAINERS = $(BIN)/python -c 'import testcontainers' 2>/dev/null || \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[containers]'
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check brokers brokers-down integration simulate faults bench bench-full
@@ -39,13 +42,13 @@ brokers-down: venv ## Stop them and remove their folders
 
 integration: venv ## Run what needs a server or real time, on all brokers
 	@scripts/install_servers.sh $(BIN)/python
+	@if [ -n "$$DOCKER_HOST" ] || [ -S /var/run/docker.sock ]; then $(CONTAINERS); fi
 	$(BIN)/python -m pytest integration -n 2 --dist worksteal
 	$(BIN)/python -m integration.suites
 
 containers: venv ## Run servers as containers, on a Docker engine that is started for it
 	@scripts/install_servers.sh $(BIN)/python
-	@$(BIN)/python -c 'import testcontainers' 2>/dev/null || \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[containers]'
+	@$(CONTAINERS)
 	$(BIN)/python -m integration.containers
 
 simulate: venv ## Run SEEDS seeds of the simulation on both memory forms

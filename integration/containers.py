@@ -22,7 +22,8 @@ from integration.servers import ServerMissing
 from integration.servers.engine import ALREADY, Engine
 
 PROCESSES: Final = 4
-SUITES: Final = ("integration.suites", *ALREADY, "--level", "core", "--processes", str(PROCESSES))
+PAIRS: Final = ("redis", "valkey", "postgres", "rabbitmq+redis", "rabbitmq+postgres")
+SUITES: Final = ("integration.suites", *PAIRS, "--level", "core", "--processes", str(PROCESSES))
 TESTS: Final = ("pytest", "-q", "-p", "no:cacheprovider", "integration/test_containers.py")
 ROOT: Final = Path(__file__).resolve().parents[1]
 

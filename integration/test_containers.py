@@ -4,17 +4,29 @@ integration.containers`` brings its own."""
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pika
+import psycopg
 import pytest
 
 from bananas_core.pair import load_pair
-from integration.servers import RedisServer, SentinelServer, ServerFailed, ValkeyServer
+from integration.servers import (
+    PostgresServer,
+    RabbitServer,
+    RedisServer,
+    SentinelServer,
+    Server,
+    ServerFailed,
+    ValkeyServer,
+)
 from integration.servers import container as containers
 from integration.servers.base import HOST
 from integration.servers.container import Container, engine_answers, wanted_form
@@ -179,6 +191,90 @@ def test_a_signal_reaches_the_server(server: RedisServer) -> None:
     server.signal(signal.SIGTERM)
     assert isinstance(server._process, Container)
     assert server._process.wait(10) == 0
+
+
+@pytest.fixture(scope="module", params=[PostgresServer, RabbitServer], ids=lambda kind: kind.name)
+def slow(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """One that takes seconds to start."""
+    if not engine_answers():
+        pytest.skip("no Docker engine answers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BANANAS_SERVERS", "docker")
+        with request.param() as running:
+            yield running
+
+
+def put(server: Server, name: str) -> None:
+    """Something that stays."""
+    if isinstance(server, PostgresServer):
+        with psycopg.connect(server.url, autocommit=True, connect_timeout=5) as client:
+            client.execute(f"CREATE TABLE {name} ()")  # type: ignore[arg-type]
+        return
+    connection = pika.BlockingConnection(pika.URLParameters(server.url))
+    connection.channel().queue_declare(name, durable=True)
+    connection.close()
+
+
+def there(server: Server) -> list[str]:
+    if isinstance(server, RabbitServer):
+        return server.queues()
+    with psycopg.connect(server.url, connect_timeout=5) as client:
+        found = client.execute("SELECT relname FROM pg_stat_user_tables ORDER BY 1").fetchall()
+    return [name for (name,) in found]
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["in order", "kill -9"])
+def test_another_kind_restarts_with_port_and_data(slow: Server, kill: bool) -> None:
+    assert isinstance(slow._process, Container)
+    name = f"kept{kill:d}"
+    put(slow, name)
+    pid, port = slow.pid, slow.port
+    slow.restart(kill=kill)
+    assert slow.pid != pid
+    assert slow.port == port
+    assert name in there(slow)
+    put(slow, f"{name}_again")
+
+
+def test_another_kind_is_paused_and_resumed(slow: Server) -> None:
+    slow.pause()
+    with socket.create_connection((HOST, slow.port), timeout=1.0) as connection:
+        connection.sendall(b"x" * 8)  # both would take that for bad manners, and hang up
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+    slow.resume()
+    put(slow, "resumed")
+
+
+@pytest.mark.parametrize("kind", [PostgresServer, RabbitServer], ids=lambda kind: kind.name)
+def test_another_kind_says_why_it_does_not_start(kind: type[PostgresServer | RabbitServer]) -> None:
+    before = all_containers()
+    server = kind(settings={"no_such_setting": "1"})
+    with pytest.raises(ServerFailed, match=r"(?s)ended at its start.*no_such_setting"):
+        server.start()
+    assert all_containers() == before
+    assert not server.folder.exists()
+
+
+def test_another_kind_says_its_version(slow: Server) -> None:
+    assert re.search(r"\d+\.\d+", slow.version_line())
+
+
+def test_postgres_takes_a_password_over_tls() -> None:
+    with PostgresServer(password="a word", tls=True) as server:
+        put(server, "safe")
+        with pytest.raises(psycopg.OperationalError, match="password"):
+            psycopg.connect(server.url.replace("a%20word", "another"), connect_timeout=5)
+
+
+def test_rabbitmq_takes_tls() -> None:
+    with RabbitServer(tls=True) as server:
+        context = ssl.create_default_context(cafile=str(server.ca_file))
+        login = pika.PlainCredentials("guest", "guest")
+        said = pika.ConnectionParameters(
+            HOST, server.port, credentials=login, ssl_options=pika.SSLOptions(context, HOST)
+        )
+        pika.BlockingConnection(said).close()
 
 
 @pytest.mark.parametrize(

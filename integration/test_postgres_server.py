@@ -1,4 +1,4 @@
-"""The PostgreSQL servers that other tests start."""
+"""The PostgreSQL servers that other tests start, as processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from integration.servers.need import need
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     need(PostgresServer)
-    with PostgresServer() as found:
+    with PostgresServer(process=True) as found:
         yield found
 
 
@@ -55,7 +55,7 @@ def test_a_pooler_is_between(server: PostgresServer) -> None:
 
 def test_a_server_that_does_not_start_says_why() -> None:
     need(PostgresServer)
-    server = PostgresServer(settings={"no_such_setting": "1"})
+    server = PostgresServer(settings={"no_such_setting": "1"}, process=True)
     with pytest.raises(ServerFailed, match=r"(?s)ended at its start.*no_such_setting"):
         server.start()
     assert not server.folder.exists()

@@ -34,7 +34,7 @@ REFERENCE = ROOT / "docs" / "reference"
 CORE = ROOT / "bananas_core"
 FAULTS = [
     ROOT / "docs" / "data" / name
-    for name in ("faults.json", "faults-redis.json", "faults-postgres.json")
+    for name in ("faults.json", "faults-redis.json", "faults-postgres.json", "faults-rabbitmq.json")
 ]
 NOTE = "<!-- Rendered by scripts/render_docs.py from {}; don't edit this page. -->\n\n"
 PROMISE = re.compile(r"^([A-Z]\d+)\. ", re.MULTILINE)

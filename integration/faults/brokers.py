@@ -45,7 +45,8 @@ async def bad_network(stage: Stage) -> None:
     connections; then it is fine again."""
     with Proxy(stage.server.port) as proxy:
         stage.url = stage.url.replace(f":{stage.server.port}", f":{proxy.port}")
-        troubles = (Network.HELD, Network.DEAF, Network.GONE)
+        turns = max(1, stage.level.broker_kills // 3)
+        troubles = (Network.HELD, Network.DEAF, Network.GONE) * turns
         await _outages(stage, [_through(proxy, trouble) for trouble in troubles])
 
 
@@ -58,7 +59,7 @@ def _killed(stage: Stage, server: Server) -> Outage:
 
     async def outage() -> None:
         server.kill()
-        await asyncio.sleep(stage.rng.uniform(0.2, 3.0))
+        await asyncio.sleep(stage.rng.uniform(*stage.level.broker_away))
         await asyncio.to_thread(server.start)
 
     return outage

@@ -50,7 +50,9 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     broker_jobs: int
     """Jobs over kills of the broker …"""
     broker_kills: int
-    """… and how many of these."""
+    """… and how many of these …"""
+    broker_away: tuple[float, float]
+    """… each followed by so many seconds, from and to, until it is started again."""
     worker_kill_turns: int
     drain_jobs: int
 
@@ -80,6 +82,7 @@ LEVELS: Final = {
         pause_seconds=20,
         broker_jobs=20_000,
         broker_kills=2,
+        broker_away=(0.2, 3.0),
         worker_kill_turns=1,
         drain_jobs=20_000,
     ),
@@ -100,7 +103,8 @@ LEVELS: Final = {
         overtaken_slower=0.1,
         pause_seconds=60,
         broker_jobs=200_000,
-        broker_kills=5,
+        broker_kills=10,
+        broker_away=(10.0, 10.0),
         worker_kill_turns=5,
         drain_jobs=1_000_000,
     ),

@@ -127,6 +127,15 @@ class Server(ABC):
         """Its environment; None: as ours."""
         return None
 
+    @property
+    def user(self) -> str:
+        """The uid and gid of a container's processes, which own the folder."""
+        return f"{os.getuid()}:{os.getgid()}"
+
+    def mounts(self) -> dict[Path, str]:
+        """Where files are seen in a container, besides the folder."""
+        return {}
+
     @abstractmethod
     def answers(self) -> bool:
         """Whether it serves requests now; an OSError counts as no."""
@@ -310,7 +319,9 @@ class Server(ABC):
                 command,
                 port=self.port,
                 folder=self.folder,
+                user=self.user,
                 environment={k: v for k, v in said if os.environ.get(k) != v},  # not ours
+                mounts=self.mounts(),
             )
         self._process = new
         try:

@@ -57,18 +57,39 @@ def image_of(name: str, official: str) -> str:
     return os.environ.get(f"BANANAS_IMAGE_{name.upper()}") or official
 
 
-def printed(image: str, command: Sequence[str]) -> str:
-    """What a program of an image prints.
+def printed(
+    image: str,
+    command: Sequence[str],
+    *,
+    folder: Path | None = None,
+    user: str | None = None,
+    mounts: Mapping[Path, str] | None = None,
+) -> str:
+    """Run a program of an image to its end; what it prints.
+
+    Args:
+        folder: where it runs; seen under the same path inside.
+        user: uid and gid; default: as the image says.
+        mounts: where else files of the machine are seen, read-only.
 
     Raises:
         docker.errors.DockerException: no such image, or the program failed.
     """
     import docker
 
+    seen = {str(path): {"bind": place, "mode": "ro"} for path, place in (mounts or {}).items()}
+    if folder is not None:
+        seen[str(folder)] = {"bind": str(folder), "mode": "rw"}
     client = docker.from_env()
     try:
         said: bytes = client.containers.run(
-            image, list(command[1:]), entrypoint=list(command[:1]), remove=True
+            image,
+            list(command[1:]),
+            entrypoint=list(command[:1]),
+            remove=True,
+            volumes=seen,
+            user=user,
+            working_dir=None if folder is None else str(folder),
         )
     finally:
         client.close()
@@ -90,8 +111,11 @@ class Container:
         *,
         port: int,
         folder: Path,
+        user: str,
         environment: Mapping[str, str] | None = None,
+        mounts: Mapping[Path, str] | None = None,
     ) -> None:
+        """``user``: uid and gid. ``mounts``: where else files are seen inside, read-only."""
         from testcontainers.core.config import testcontainers_config
         from testcontainers.core.container import DockerContainer
 
@@ -101,11 +125,13 @@ class Container:
         self.port = port
         self._made = DockerContainer(image, env=dict(environment or {})).with_kwargs(
             entrypoint=self.command[:1],
-            user=f"{os.getuid()}:{os.getgid()}",
+            user=user,
             working_dir=str(folder),
         )
         self._made.with_command(self.command[1:])
         self._made.with_volume_mapping(str(folder), str(folder), "rw")
+        for path, place in (mounts or {}).items():
+            self._made.with_volume_mapping(str(path), place, "ro")
         self._made.ports[str(port)] = (LOOPBACK, port)
 
     def start(self) -> None:
@@ -163,6 +189,11 @@ class Container:
         """Kill it and remove it. Safe to repeat."""
         if self._container is not None:
             self._made.stop()
+
+    def run(self, *words: str) -> tuple[int, str]:
+        """Run a program beside the server; its exit code, and what it said."""
+        code, said = self._container.exec_run(list(words))
+        return int(code), said.decode(errors="replace")
 
     def logs(self, lines: int) -> str:
         """The end of what it printed."""

@@ -44,8 +44,8 @@ BRIDGE: Final = Path("/sys/class/net/docker0")
 FORWARD: Final = Path("/proc/sys/net/ipv4/ip_forward")
 READY_WITHIN: Final = 30.0
 STOP_WITHIN: Final = 30.0
-ALREADY: Final = ("redis", "valkey")
-"""Images that ``up`` builds; others by name."""
+ALREADY: Final = ("redis", "valkey", "postgres", "rabbitmq")
+"""Images that ``up`` builds if none is named."""
 
 
 class Engine:

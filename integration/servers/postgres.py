@@ -16,9 +16,12 @@ from typing import ClassVar, Final, Literal
 from urllib.parse import quote, urlencode
 
 from integration.servers.base import HOST, POLL, Server, ServerFailed, ServerMissing
+from integration.servers.container import image_of, printed
 from integration.servers.tls import make_certificates
 
 USER: Final = "postgres"
+IN_CONTAINER: Final = 999
+"""Its uid in a container that root starts: any but root's."""
 FOLDERS: Final = "/usr/lib/postgresql/*/bin"
 """Where Debian has the programs, which are not on the path there."""
 
@@ -35,6 +38,8 @@ class PostgresServer(Server):
     """
 
     name: ClassVar[str] = "postgres"
+    image: ClassVar[str | None] = "postgres:17"
+    program: ClassVar[str] = "postgres"
     ready_within: ClassVar[float] = 30.0
     stop_signal: ClassVar[signal.Signals] = signal.SIGINT  # after SIGTERM it waits for its clients
 
@@ -47,12 +52,13 @@ class PostgresServer(Server):
         settings: Mapping[str, str] | None = None,
         folder: Path | None = None,
         detached: bool = False,
+        process: bool = False,
     ) -> None:
-        super().__init__(folder=folder, detached=detached)
+        super().__init__(folder=folder, detached=detached, process=process)
         self.password = password
         self.tls = tls
         self._settings = {
-            "listen_addresses": HOST,
+            "listen_addresses": self.listen,
             "unix_socket_directories": str(self.folder),
             "fsync": "on" if fsync else "off",
             "shared_buffers": "32MB",
@@ -62,11 +68,23 @@ class PostgresServer(Server):
         }
         if tls:
             make_certificates(self.folder)
-        own(self.folder)
+        if self.form == "docker":
+            users = f"root:x:0:0::/:/bin/sh\n{USER}:x:{self.user}::/:/bin/sh\n"
+            (self.folder / "passwd").write_text(users)
+        self._own(self.folder)
 
     @classmethod
     def find_binary(cls) -> Path:
         return find("postgres", "postgresql")
+
+    @property
+    def user(self) -> str:
+        """It refuses to run as root, in a container too."""
+        return f"{IN_CONTAINER}:{IN_CONTAINER}" if os.getuid() == 0 else super().user
+
+    def mounts(self) -> dict[Path, str]:
+        """It wants its user to have a name."""
+        return {self.folder / "passwd": "/etc/passwd"}
 
     @property
     def data(self) -> Path:
@@ -89,6 +107,9 @@ class PostgresServer(Server):
         if not self.data.exists():
             self._make_data()
         said = [word for key, value in self._settings.items() for word in ("-c", f"{key}={value}")]
+        if self.form == "docker":
+            (self.data / "postmaster.pid").unlink(missing_ok=True)  # the next has the same pid
+            return [self.binary, "-D", self.data, "-p", str(self.port), *said]
         return [*as_user(), self.binary, "-D", self.data, "-p", str(self.port), *said]
 
     def answers(self) -> bool:
@@ -97,7 +118,7 @@ class PostgresServer(Server):
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
-        return len(lines) > 7 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
+        return len(lines) > 7 and lines[0] == str(self.own_pid) and lines[7].strip() == "ready"
 
     def kill(self) -> None:
         """kill -9 of all its processes, as a crash of the machine would."""
@@ -119,33 +140,81 @@ class PostgresServer(Server):
                 send(child, number)
 
     def children(self) -> list[int]:
-        """Pids of the processes that it has started."""
-        if not self.running:
+        """Pids of the processes that it has started; none in a container, which is signalled as a
+        whole."""
+        if self.form == "docker" or not self.running:
             return []
         asked = ["ps", "-o", "pid=", "--ppid", str(self.pid)]
         return [int(word) for word in subprocess.run(asked, capture_output=True).stdout.split()]
 
     def _make_data(self) -> None:
         """A fresh cluster: making one takes seconds, copying it does not."""
-        subprocess.run(["cp", "-a", str(template(self.binary)), str(self.data)], check=True)
+        subprocess.run(["cp", "-a", str(self._template()), str(self.data)], check=True)
         if self.tls:
             for name in ("server.crt", "server.key"):
                 shutil.copy(self.folder / name, self.data / name)
                 (self.data / name).chmod(0o600)
-                own(self.data / name)
+                self._own(self.data / name)
         method = "scram-sha-256" if self.password else "trust"
         kind = "hostssl" if self.tls else "host"
-        rules = f"local all all trust\n{kind} all all {HOST}/32 {method}\n"
+        clients = "0.0.0.0/0" if self.form == "docker" else f"{HOST}/32"
+        rules = f"local all all trust\n{kind} all all {clients} {method}\n"
         (self.data / "pg_hba.conf").write_text(rules)
         if self.password is not None:
             self._alone(f"ALTER USER {USER} PASSWORD '{self.password}'")
 
     def _alone(self, statement: str) -> None:
         """Run one statement while it does not serve."""
-        single = [*as_user(), str(self.binary), "--single", "-D", str(self.data), "postgres"]
-        done = subprocess.run(single, input=statement.encode(), capture_output=True)
-        if done.returncode:
-            raise ServerFailed(f"{self.name}: {done.stderr.decode()}")
+        file = self.folder / "statement"
+        file.touch(0o600)
+        file.write_text(statement)
+        self._own(file)
+        single = f"exec '{self.binary}' --single -D '{self.data}' postgres <'{file}'"
+        self._run(self.folder, "sh", "-c", single)
+        file.unlink()
+
+    def _template(self) -> Path:
+        """A cluster without anything in it, made once in this process and removed at its end."""
+        kind = str(self.binary) if self.form == "process" else image_of(self.name, self.image or "")
+        if kind not in _templates:
+            folder = tempfile.TemporaryDirectory(prefix="bananas-postgres-template-")
+            self._own(Path(folder.name))
+            initdb, data = str(self.binary.with_name("initdb")), str(Path(folder.name) / "data")
+            options = ["-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+            self._run(Path(folder.name), initdb, "-D", data, *options)
+            _templates[kind] = folder
+        return Path(_templates[kind].name) / "data"
+
+    def _run(self, folder: Path, *words: str) -> None:
+        """Run a program to its end, as the server's user, in the server's form.
+
+        Raises:
+            ServerFailed: it failed.
+        """
+        if self.form == "process":
+            done = subprocess.run([*as_user(), *words], cwd=folder, capture_output=True, text=True)
+            if done.returncode:
+                raise ServerFailed(f"{words[0]} failed: {done.stderr.strip()}")
+            return
+        import docker
+
+        image, mounts = image_of(self.name, self.image or ""), self.mounts()
+        try:
+            printed(image, words, folder=folder, user=self.user, mounts=mounts)
+        except docker.errors.ImageNotFound as error:
+            raise ServerMissing(f"there is no image {image}; {error}") from error
+        except docker.errors.ContainerError as error:
+            raise ServerFailed(f"{words[0]} failed: {error}") from error
+
+    def _own(self, path: Path) -> None:
+        """Give a file or folder to the user that the server runs as."""
+        if self.form == "process":
+            own(path)
+        elif os.getuid() == 0:
+            os.chown(path, IN_CONTAINER, IN_CONTAINER)
+
+
+_templates: Final[dict[str, tempfile.TemporaryDirectory[str]]] = {}
 
 
 class PgBouncerServer(Server):
@@ -229,21 +298,3 @@ def own(path: Path) -> None:
         except KeyError as error:
             raise ServerMissing(f"there is no user {USER}, whom the package brings") from error
         os.chown(path, entry.pw_uid, entry.pw_gid)
-
-
-_templates: Final[dict[Path, tempfile.TemporaryDirectory[str]]] = {}
-
-
-def template(binary: Path) -> Path:
-    """A cluster without anything in it, made once in this process and removed at its end."""
-    if binary not in _templates:
-        folder = tempfile.TemporaryDirectory(prefix="bananas-postgres-template-")
-        own(Path(folder.name))
-        data = Path(folder.name) / "data"
-        options = ["-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
-        command = [*as_user(), str(binary.with_name("initdb")), "-D", str(data), *options]
-        done = subprocess.run(command, cwd=folder.name, capture_output=True, text=True)
-        if done.returncode:
-            raise ServerFailed(f"initdb failed: {done.stderr.strip()}")
-        _templates[binary] = folder
-    return Path(_templates[binary].name) / "data"

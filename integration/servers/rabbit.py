@@ -7,13 +7,16 @@ import re
 import shlex
 import shutil
 import socket
+import ssl
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
 from urllib.parse import urlencode
 
 from integration.servers.base import HOST, Server, ServerFailed, ServerMissing, free_port
+from integration.servers.container import Container, image_of, printed
 from integration.servers.tls import make_certificates
 
 PROGRAMS: Final = ("/usr/lib/rabbitmq/bin", "/opt/homebrew/opt/rabbitmq/sbin")
@@ -21,6 +24,17 @@ PROGRAMS: Final = ("/usr/lib/rabbitmq/bin", "/opt/homebrew/opt/rabbitmq/sbin")
 PROBE: Final = 0.5
 GREETING: Final = b"AMQP\x00\x00\x09\x01"
 CALL_WITHIN: Final = 10.0
+ASK: Final = """
+for root in /usr/lib/erlang /usr/local/lib/erlang /opt/erlang/lib/erlang /opt/homebrew/lib/erlang
+do
+    for program in "$root"/erts-*/bin/erl_call "$root"/lib/erl_interface-*/bin/erl_call; do
+        test -x "$program" && exec "$program" -n "$1" -c "$2" -e <"$3"
+    done
+done
+echo 'erl_call is not there; it is a part of Erlang'
+exit 1
+"""
+"""Asks a node, with a cookie, for what is in a file."""
 
 
 class RabbitServer(Server):
@@ -33,6 +47,8 @@ class RabbitServer(Server):
     """
 
     name: ClassVar[str] = "rabbitmq"
+    image: ClassVar[str | None] = "rabbitmq:4.1"
+    program: ClassVar[str] = "rabbitmq-server"
     ready_within: ClassVar[float] = 60.0
     stop_within: ClassVar[float] = 30.0
 
@@ -44,8 +60,9 @@ class RabbitServer(Server):
         advanced: str = "",
         folder: Path | None = None,
         detached: bool = False,
+        process: bool = False,
     ) -> None:
-        super().__init__(folder=folder, detached=detached)
+        super().__init__(folder=folder, detached=detached, process=process)
         self.tls = tls
         self._settings = dict(settings or {})
         self._advanced = advanced
@@ -67,6 +84,19 @@ class RabbitServer(Server):
                 raise ServerMissing(f"RabbitMQ is started with {program}, which is not there")
         return binary
 
+    @classmethod
+    def version_line(cls) -> str:
+        if cls.usual_form() == "docker" and cls.image is not None:
+            return printed(image_of(cls.name, cls.image), ["rabbitmqctl", "version"])
+        with tempfile.TemporaryDirectory(prefix="bananas-rabbitmq-") as home:  # for its cookie
+            return subprocess.run(
+                [cls.find_binary().with_name("rabbitmqctl"), "version"],
+                env={**os.environ, "HOME": home},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+
     @property
     def url(self) -> str:
         if not self.tls:
@@ -86,6 +116,8 @@ class RabbitServer(Server):
             (self.folder / "rabbitmq.conf").write_text(self._config())
             (self.folder / "advanced.config").write_text(self._advanced or "[].\n")
             (self.folder / "enabled_plugins").write_text("[].\n")
+        if self.form == "docker":
+            return [self.binary]  # the mapper ends with the container
         # The mapper is ours, on our port, and is killed when the server ends in whatever way.
         mapper = f"setpriv --pdeathsig KILL epmd -address {HOST} -port {self._mapper_port}"
         return ["sh", "-c", f"{mapper} & exec {shlex.quote(str(self.binary))}"]
@@ -113,11 +145,12 @@ class RabbitServer(Server):
 
     def answers(self) -> bool:
         """Listeners are opened when all else is ready."""
-        with socket.create_connection((HOST, self.port), timeout=PROBE) as connection:
-            if self.tls:
-                return True
-            connection.sendall(GREETING)
-            return connection.recv(1) == b"\x01"
+        with socket.create_connection((HOST, self.port), timeout=PROBE) as plain:
+            if not self.tls:
+                return greets(plain)
+            context = ssl.create_default_context(cafile=str(self.ca_file))
+            with context.wrap_socket(plain, server_hostname=HOST) as wrapped:
+                return greets(wrapped)
 
     def call(self, expression: str) -> str:
         """What the server's own Erlang makes of an expression, as it prints it. ``rabbitmqctl``
@@ -126,20 +159,31 @@ class RabbitServer(Server):
         Raises:
             ServerFailed: it failed.
         """
-        name, cookie = f"bananas{self._node_port}@localhost", self.folder / ".erlang.cookie"
-        done = subprocess.run(
-            [find_erl_call(), "-n", name, "-c", cookie.read_text(), "-e"],
-            env=self.environment(),
-            cwd=self.folder,
-            input=f"{expression}.\n",
-            capture_output=True,
-            text=True,
-            timeout=CALL_WITHIN,
-        )
-        answer = done.stdout.strip()
-        if done.returncode or not answer.startswith("{ok, "):
-            raise ServerFailed(f"{expression} failed: {done.stderr}{answer}")
+        asked = self.folder / "expression"
+        asked.write_text(f"{expression}.\n")
+        cookie = (self.folder / ".erlang.cookie").read_text()
+        name = f"bananas{self._node_port}@localhost"
+        words = ["sh", "-c", ASK, "ask", name, cookie, str(asked)]
+        if isinstance(self._process, Container):
+            code, said = self._process.run(*words)
+        else:
+            done = subprocess.run(
+                words,
+                env=self.environment(),
+                cwd=self.folder,
+                capture_output=True,
+                text=True,
+                timeout=CALL_WITHIN,
+            )
+            code, said = done.returncode, done.stdout + done.stderr
+        answer = said.strip()
+        if code or not answer.startswith("{ok, "):
+            raise ServerFailed(f"{expression} failed: {answer}")
         return answer[len("{ok, ") : -1]
+
+    def log_tail(self, lines: int = 60) -> str:
+        """It says a lot at its end."""
+        return super().log_tail(lines)
 
     def queues(self) -> list[str]:
         """The names of all queues."""
@@ -159,17 +203,19 @@ class RabbitServer(Server):
 
     def _config(self) -> str:
         lines = {
-            "listeners.tcp.1": f"{HOST}:{self.port}",
+            "listeners.tcp.1": f"{self.listen}:{self.port}",
             "log.file": "false",
             "log.console": "true",
             "log.console.level": "warning",
             "raft.wal_max_size_bytes": "64000000",
         }
+        if self.form == "docker":
+            lines["loopback_users"] = "none"  # its clients come through the engine
         if self.tls:
             del lines["listeners.tcp.1"]
             lines |= {
                 "listeners.tcp": "none",
-                "listeners.ssl.1": f"{HOST}:{self.port}",
+                "listeners.ssl.1": f"{self.listen}:{self.port}",
                 "ssl_options.cacertfile": str(self.ca_file),
                 "ssl_options.certfile": str(self.folder / "server.crt"),
                 "ssl_options.keyfile": str(self.folder / "server.key"),
@@ -178,14 +224,10 @@ class RabbitServer(Server):
         return "".join(f"{k} = {v}\n" for k, v in (lines | self._settings).items())
 
     def _address_in_use(self) -> bool:
-        return "eaddrinuse" in self.log_tail(60)
+        return "eaddrinuse" in self.log_tail() or super()._address_in_use()
 
 
-def find_erl_call() -> Path:
-    """Comes with Erlang. Raises ServerMissing."""
-    erl = shutil.which("erl")
-    root = Path(erl).resolve().parents[1] if erl else Path("/nowhere")
-    found = [*root.glob("erts-*/bin/erl_call"), *root.glob("lib/erl_interface-*/bin/erl_call")]
-    if not found:
-        raise ServerMissing("erl_call is not there; it is a part of Erlang")
-    return found[0]
+def greets(connection: socket.socket) -> bool:
+    """Whether what is at the other end begins to speak AMQP."""
+    connection.sendall(GREETING)
+    return connection.recv(1) == b"\x01"
