@@ -5,22 +5,13 @@ All run on one server with its defaults (each commit is synced), each in a datab
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import msgspec
 import psycopg
-from rich.console import Console
 
-from benchmarks.sqlite.measure import Summary, compare, table
+from benchmarks.rounds import options, run
 from integration.servers import PostgresServer
 
 SUBJECTS = {"bare asyncpg loop": "benchmarks.postgres.bare", "bananas": "benchmarks.postgres.ours"}
@@ -31,14 +22,10 @@ MEASURES = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.postgres", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    found: dict[str, list[Summary]] = {}
-    short = []
-    with PostgresServer(fsync=True, settings={"shared_buffers": "128MB"}) as server:
+    said = options("benchmarks.postgres", __doc__, 20_000)
+    about: dict[str, object] = {"server": PostgresServer.version_line().strip()}
+    settings = {"shared_buffers": "128MB"}
+    with PostgresServer(fsync=True, settings=settings) as server:
 
         @contextmanager
         def database() -> Iterator[str]:
@@ -49,27 +36,7 @@ def main() -> int:
                 connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]
                 connection.execute("CHECKPOINT")
 
-        for title, (what, target) in MEASURES.items():
-            found[title] = compare(what, options.jobs, options.rounds, SUBJECTS, database)
-            Console().print(table(title, found[title], target))
-            ratio = found[title][-1].ratio
-            if ratio is not None and ratio < target:
-                short.append(f"{title}: {ratio:.2f} of the bare loop, target {target:.2f}")
-        binary = server.find_binary()
-    if options.json:
-        said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)
-        about = {
-            "python": platform.python_version(),
-            "server": said.stdout.strip(),
-            "cores": os.cpu_count(),
-            "jobs": options.jobs,
-            "rounds": options.rounds,
-        }
-        data = {"about": about, "measures": msgspec.to_builtins(found)}
-        options.json.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
-    for line in short:
-        print(f"below target: {line}", file=sys.stderr)
-    return 1 if short else 0
+        return run(said, SUBJECTS, MEASURES, about, database)
 
 
 if __name__ == "__main__":

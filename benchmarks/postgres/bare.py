@@ -16,8 +16,8 @@ from typing import Final
 import asyncpg
 
 from bananas_brokers.postgres.results import PostgresResultBackend
-from benchmarks.sqlite.measure import Stopwatch, report, timed
-from benchmarks.sqlite.workload import BATCH, CLAIM, MESSAGE
+from benchmarks.rounds import Stopwatch, report, timed
+from benchmarks.workload import BATCH, CLAIM, MESSAGE
 
 RESULT: Final = b"12345"
 WORKER: Final = "host-12345-0123456789ab"

@@ -16,9 +16,9 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 
 from bananas_brokers.rabbitmq.names import arguments_of, band_queue
-from benchmarks.sqlite.measure import Stopwatch, report, timed
+from benchmarks.rounds import Stopwatch, report, timed
 from benchmarks.sqlite.ours import CONCURRENCY
-from benchmarks.sqlite.workload import BATCH, MESSAGE
+from benchmarks.workload import BATCH, MESSAGE
 
 
 async def submit(channel: AbstractChannel, queue: AbstractQueue, jobs: int) -> None:

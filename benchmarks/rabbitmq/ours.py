@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from bananas import Bananas
-from benchmarks.sqlite.measure import Stopwatch, report, timed
+from benchmarks.rounds import Stopwatch, report, timed
 from benchmarks.sqlite.ours import drain, submit
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from bananas_brokers.sql import rows
 from bananas_brokers.sqlite import records, schema
-from benchmarks.sqlite.measure import report, timed
-from benchmarks.sqlite.workload import BATCH, CLAIM, MESSAGE
+from benchmarks.rounds import report, timed
+from benchmarks.workload import BATCH, CLAIM, MESSAGE
 
 CLAIMED = bytes(70)
 """A record's detail with its first claim."""

@@ -12,7 +12,7 @@ from bananas import Bananas
 from bananas_core.clock import SystemClock
 from bananas_core.renew import LoopKeeper
 from bananas_core.worker import Worker, WorkerOptions
-from benchmarks.sqlite.measure import Stopwatch, report, timed
+from benchmarks.rounds import Stopwatch, report, timed
 
 CONCURRENCY = 100
 

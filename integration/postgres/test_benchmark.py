@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.sqlite.measure import sample
+from benchmarks.rounds import sample
 from integration.servers import PostgresServer
 
 JOBS = 300

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.rabbitmq.__main__ import MEASURES, SUBJECTS
-from benchmarks.sqlite.measure import sample
+from benchmarks.rounds import sample
 from integration.servers import RabbitServer
 
 

@@ -1,8 +1,11 @@
-"""One measure: so many jobs in so many seconds, by wall clock and by CPU."""
+"""Bananas and a plain loop in turn: so many jobs in so many seconds, by wall clock and by CPU."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.console import Console
 from rich.table import Table
 
 
@@ -123,6 +127,64 @@ def _summary(name: str, found: list[Sample], limit: list[Sample]) -> Summary:
     )
 
 
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user may say."""
+
+    jobs: int
+    rounds: int
+    json: Path | None
+
+
+def options(name: str, description: str | None, jobs: int) -> Options:
+    """From the command line. Servers are processes then: a container's port goes through a helper
+    of the engine."""
+    os.environ.setdefault("BANANAS_SERVERS", "process")
+    parser = argparse.ArgumentParser(prog=name, description=description)
+    parser.add_argument("--jobs", type=int, default=jobs)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    said = parser.parse_args()
+    return Options(jobs=said.jobs, rounds=said.rounds, json=said.json)
+
+
+def run(
+    options: Options,
+    subjects: dict[str, str],
+    measures: dict[str, tuple[str, float]],
+    about: dict[str, object],
+    place: Place = new_folder,
+) -> int:
+    """Measure all, print tables and write the JSON if it was asked for; an exit code.
+
+    Args:
+        subjects: modules by what they are called; the first is the limit line.
+        measures: what is measured, and the least ratio of the last subject, by title.
+        about: what the figures depend on, besides what is known here.
+    """
+    load = os.getloadavg()[0]
+    found: dict[str, list[Summary]] = {}
+    short = []
+    for title, (what, target) in measures.items():
+        found[title] = compare(what, options.jobs, options.rounds, subjects, place)
+        Console().print(table(title, found[title], target))
+        ratio = found[title][-1].ratio
+        if ratio is not None and ratio < target:
+            short.append(f"{title}: {ratio:.2f} of the first line, target {target:.2f}")
+    if options.json:
+        about |= {
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "load_before": round(load, 1),
+            "jobs": options.jobs,
+            "rounds": options.rounds,
+        }
+        data = {"about": about, "measures": msgspec.to_builtins(found)}
+        options.json.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
+    for line in short:
+        print(f"below target: {line}", file=sys.stderr)
+    return 1 if short else 0
+
+
 def table(title: str, rows: list[Summary], target: float) -> Table:
     """For reading. ``target``: of the last line's ratio."""
     table = Table(title=f"{title} (target ≥ {target:.0%} of the first line)")
@@ -140,8 +202,6 @@ def table(title: str, rows: list[Summary], target: float) -> Table:
 
 
 def _environment() -> dict[str, Any]:
-    import os
-
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path}
