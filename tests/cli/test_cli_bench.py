@@ -76,7 +76,11 @@ def test_an_impossible_url_exits_2(cli: Cli, url: str) -> None:
 def test_an_interrupted_run_cleans_up_too(folder: Path) -> None:
     command = [sys.executable, "-m", "bananas_core.cli", "bench", "sqlite:///bench.db"]
     process = subprocess.Popen(
-        [*command, "--seconds", "20", "--json"], stdout=subprocess.PIPE, cwd=folder
+        [*command, "--seconds", "20", "--json"],
+        stdout=subprocess.PIPE,
+        cwd=folder,
+        # Whoever starts the tests in the background of a shell has it ignored, and all below too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stdout is not None

@@ -16,6 +16,7 @@ from bananas_core.cli.output import Output
 Cli = Callable[..., Any]
 
 
+@pytest.mark.timeout(180)  # 20 s where nothing else runs
 def test_the_suite_runs_on_a_url_whatever_the_project_s_pytest_settings_are(
     cli: Cli, folder: Path
 ) -> None:

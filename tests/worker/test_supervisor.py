@@ -73,9 +73,11 @@ async def said(group: Group, id: str, *, within: float = 10.0) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_jobs_of_a_killed_child_run_again_within_two_seconds(
-    start: Start, client: Bananas
-) -> None:
+AT_ONCE = 5.0
+"""Seconds: a claim would lapse after 15, a guard fire after 30."""
+
+
+async def test_jobs_of_a_killed_child_run_again_at_once(start: Start, client: Bananas) -> None:
     group = start()
     ids = await submit(client, "sleepy", *[{"seconds": 0.8}] * 4)
     await running(group, 4)
@@ -85,7 +87,7 @@ async def test_jobs_of_a_killed_child_run_again_within_two_seconds(
     jobs = await final(client, ids)
     again = [at - killed for at, _, pid in group.runs() if pid != child]
     assert len(again) == 4
-    assert max(again) <= 2.0
+    assert max(again) <= AT_ONCE
     assert [(job.state, job.deaths, job.attempt) for job in jobs] == [
         (JobState.COMPLETED, 1, 2)
     ] * 4
@@ -107,7 +109,7 @@ async def test_with_a_ledger_apart_too(tmp_path: Path) -> None:
             jobs = await final(client, ids)
             again = [at - killed for at, _, pid in group.runs() if pid != child]
             assert len(again) == 4
-            assert max(again) <= 2.0
+            assert max(again) <= AT_ONCE
             assert {(job.state, job.deaths) for job in jobs} == {(JobState.COMPLETED, 1)}
     finally:
         group.kill()
